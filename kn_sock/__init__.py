@@ -1,0 +1,65 @@
+"""Call Python functions in another process as if they were local.
+
+Newline-delimited JSON-RPC over one connection, on Twisted. For scripts: `RPCClient` and
+`start_rpc_server`. For Twisted applications: `RPCServerFactory`, `connect`, and the services.
+Importing this installs no reactor.
+"""
+
+from kn_sock._call import Call, current_call
+from kn_sock._options import ServerOptions
+from kn_sock._version import __version__
+from kn_sock.blocking import RPCClient, start_rpc_server
+from kn_sock.client import RPCClientService, connect
+from kn_sock.connection import RPCConnection
+from kn_sock.errors import (
+    CallCancelled,
+    CallTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    ConnectRefused,
+    ErrorCode,
+    InternalError,
+    InvalidParams,
+    InvalidRequest,
+    KnSockError,
+    MethodNotFound,
+    ParseError,
+    RemoteError,
+    RPCError,
+)
+from kn_sock.methods import Method, MethodTable, in_reactor, in_thread
+from kn_sock.protocol import RPCProtocol
+from kn_sock.server import RPCServerFactory, RPCServerService
+
+__all__ = [
+    "Call",
+    "CallCancelled",
+    "CallTimeout",
+    "ConnectFailed",
+    "ConnectRefused",
+    "ConnectionLost",
+    "ErrorCode",
+    "InternalError",
+    "InvalidParams",
+    "InvalidRequest",
+    "KnSockError",
+    "Method",
+    "MethodNotFound",
+    "MethodTable",
+    "ParseError",
+    "RPCClient",
+    "RPCClientService",
+    "RPCConnection",
+    "RPCError",
+    "RPCProtocol",
+    "RPCServerFactory",
+    "RPCServerService",
+    "RemoteError",
+    "ServerOptions",
+    "__version__",
+    "connect",
+    "current_call",
+    "in_reactor",
+    "in_thread",
+    "start_rpc_server",
+]

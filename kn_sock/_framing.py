@@ -1,0 +1,103 @@
+"""Lines out of chunks: linear in time whatever the chunking, bounded in memory.
+
+Only bytes belong here. What a line means is `_codec`'s; where the chunks come from is `protocol`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Line: TypeAlias = bytes | bytearray
+
+# Enough of an over-long line to find out which call it was.
+PREFIX_BYTES = 512
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class OverlongLine:
+    """Stands in the stream where a line was longer than allowed; carries how that line began."""
+
+    __slots__ = ("prefix",)
+
+    def __init__(self, line: Line) -> None:
+        self.prefix = bytes(line[:PREFIX_BYTES])
+
+
+class LineFramer:
+    r"""Split a stream at ``\n``, dropping one ``\r`` before it and every empty line.
+
+    Args:
+        max_line_bytes: the longest line, its end not counted. A longer one is reported once, as
+            soon as it is too long, and skipped to its end; the lines after it are read as usual.
+
+    Spec: one JSON document a line; a byte order mark at the start of the stream is dropped.
+    """
+
+    __slots__ = ("_at_start", "_max", "_skipping", "_tail")
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max = max_line_bytes
+        self._tail = bytearray()
+        self._skipping = False
+        self._at_start = True
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the stream stands inside a line."""
+        return self._skipping or bool(self._tail.strip())
+
+    def feed(self, chunk: bytes) -> list[Line | OverlongLine]:
+        """Take what one read delivered; return the lines that it ended, in order."""
+        if self._at_start:
+            chunk = self._drop_byte_order_mark(chunk)
+        pieces: list[Line] = [*chunk.split(b"\n")]
+        rest = pieces.pop()
+        if not pieces:
+            return self._keep(rest)
+        was_split = False
+        if self._skipping:
+            self._skipping = False
+            del pieces[0]
+        elif self._tail:
+            # Handed on as it is: a bytearray decodes like bytes, and is not copied again.
+            self._tail += pieces[0]
+            pieces[0], self._tail = self._tail, bytearray()
+            was_split = True
+        lines: list[Line | OverlongLine] = pieces  # type: ignore[assignment]  # lists are invariant
+        if len(chunk) > self._max or b"\r" in chunk or b"" in pieces:
+            lines = self._check(pieces)
+        elif was_split:
+            lines[:1] = self._check(pieces[:1])
+        return lines + self._keep(rest) if rest else lines
+
+    def _keep(self, rest: Line) -> list[Line | OverlongLine]:
+        """Remember how a line begins; report it when it is too long already."""
+        if self._skipping:
+            return []
+        self._tail += rest
+        # One more, for a carriage return that may turn out to belong to the line's end.
+        if len(self._tail) <= self._max + 1:
+            return []
+        overlong = OverlongLine(self._tail)
+        self._tail = bytearray()
+        self._skipping = True
+        return [overlong]
+
+    def _drop_byte_order_mark(self, chunk: bytes) -> bytes:
+        start = bytes(self._tail) + chunk
+        self._tail = bytearray()
+        if len(start) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(start):
+            self._tail += start
+            return b""
+        self._at_start = False
+        return start.removeprefix(_BYTE_ORDER_MARK)
+
+    def _check(self, lines: list[Line]) -> list[Line | OverlongLine]:
+        checked: list[Line | OverlongLine] = []
+        for line in lines:
+            if line.endswith(b"\r"):
+                line = line[:-1]
+            if line:
+                checked.append(line if len(line) <= self._max else OverlongLine(line))
+        return checked

@@ -1,0 +1,94 @@
+"""The one way that bytes leave: gathered over a reactor turn, written once per connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+
+class Outbox:
+    """Lines that wait to be written to one transport.
+
+    Args:
+        write: the transport's ``write``.
+        turn: what decides when.
+    """
+
+    __slots__ = ("_lines", "_turn", "_write", "_written")
+
+    def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
+        self._write = write
+        self._turn = turn
+        self._lines: list[bytes] = []
+        self._written = 0
+
+    def put(self, line: bytes) -> int:
+        """Add a line, and return its number, by which it can be withdrawn until it is written."""
+        lines = self._lines
+        if not lines:
+            self._turn.add(self)
+        lines.append(line)
+        return self._written + len(lines) - 1
+
+    def is_waiting(self, number: int) -> bool:
+        """Tell whether a line has not been written."""
+        return number >= self._written
+
+    def withdraw(self, number: int) -> bool:
+        """Take a line back; ``False`` when it has been written."""
+        if number < self._written:
+            return False
+        self._lines[number - self._written] = b""
+        return True
+
+    def flush(self) -> None:
+        """Write what waits, in one piece."""
+        lines = self._lines
+        if lines:
+            self._lines = []
+            self._written += len(lines)
+            self._write(lines[0] if len(lines) == 1 else b"".join(lines))
+
+
+class Turn:
+    """Writes all that was put into outboxes during one reactor turn, when it ends.
+
+    While it is held, as around the handling of what one read delivered, nothing is written until it
+    is released; what is put in at any other time is written before the reactor next waits.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._waiting: list[Outbox] = []
+        self._holds = 0
+        self._timer: IDelayedCall | None = None
+
+    def add(self, outbox: Outbox) -> None:
+        """Remember an outbox that has something to write."""
+        self._waiting.append(outbox)
+        if not self._holds and self._timer is None:
+            self._timer = self._clock.callLater(0, self._end)
+
+    def hold(self) -> None:
+        """Begin to gather; each hold needs its release."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Write what was gathered, when this was the outermost hold."""
+        self._holds -= 1
+        if not self._holds and self._waiting:
+            self.flush()
+
+    def _end(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what has been gathered so far."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting, self._waiting = self._waiting, []
+        for outbox in waiting:
+            outbox.flush()

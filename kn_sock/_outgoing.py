@@ -1,0 +1,169 @@
+"""The calling half of a connection: calls that we made, until each of them has ended.
+
+Every call that is started ends once: with a result, the peer's error, a timeout, a cancellation, or
+the loss of the connection. A call is registered first and written then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from kn_sock._deadlines import Deadlines
+from kn_sock._outbox import Outbox
+from kn_sock._session import Session
+from kn_sock.errors import CallTimeout, ConnectionLost, KnSockError, RPCError
+
+log = Logger()
+
+
+class PendingCall:
+    """One call that waits for its reply. What is done with the outcome is the subclass's.
+
+    Args:
+        method: the name, for the text of errors.
+        timeout: seconds to wait for the reply; ``None`` for no limit.
+    """
+
+    __slots__ = ("call_id", "line_number", "method", "timeout", "unit")
+
+    def __init__(self, method: str, timeout: float | None) -> None:
+        self.method = method
+        self.timeout = timeout
+        self.call_id = 0
+        self.line_number = 0
+        # What the calls of one batch share; None for a call alone.
+        self.unit: object = None
+
+    def succeed(self, result: Any) -> None:
+        """Take the result. Reactor: its thread."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Take the error. Reactor: its thread."""
+        raise NotImplementedError
+
+
+class Outgoing:
+    """Starts calls, and ends them.
+
+    Args:
+        session: writes requests and correlates replies.
+        outbox: where lines go.
+        clock: tells when a call has taken too long.
+        peer: how the peer is called in errors.
+    """
+
+    def __init__(
+        self, session: Session[PendingCall], outbox: Outbox, clock: IReactorTime, peer: str
+    ) -> None:
+        self._session = session
+        self._outbox = outbox
+        self._peer = peer
+        self._deadlines = Deadlines(clock, session.pending, self._time_out)
+        self._complaint: RPCError | None = None
+        self._ended: str | None = None
+        self._cause: BaseException | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a reply is still to come."""
+        return bool(self._session.pending)
+
+    def start(self, calls: list[PendingCall], line: bytes) -> None:
+        """Send a line, and expect the replies to the calls that it makes.
+
+        Each call carries the id that it was written with. A connection that has ended fails them at
+        once.
+
+        Raises:
+            ConnectionLost: the connection has ended, and the line makes no call that could fail.
+        """
+        if self._ended is not None:
+            if not calls:
+                raise ConnectionLost(self._ended, maybe_executed=False) from self._cause
+            for call in calls:
+                call.fail(self._lost_error(call, maybe_executed=False))
+            return
+        session = self._session
+        for call in calls:
+            session.expect(call.call_id, call)
+            if call.timeout is not None:
+                self._deadlines.add(call.call_id, call.timeout, len(session.pending))
+        number = self._outbox.put(line)
+        for call in calls:
+            call.line_number = number
+
+    def notify(self, line: bytes) -> None:
+        """Send a line that is not answered.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+        """
+        if self._ended is not None:
+            raise ConnectionLost(self._ended, maybe_executed=False) from self._cause
+        self._outbox.put(line)
+
+    def cancel(self, call: PendingCall) -> bool:
+        """Drop a call, and tell the peer; the call itself is told nothing. Idempotent.
+
+        Returns:
+            Whether the request was written, so that the peer may be running it.
+        """
+        session = self._session
+        if session.pending.get(call.call_id) is not call:
+            return False
+        # What shares its line with other calls of a batch is left to be written.
+        was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
+        session.forget(call.call_id, was_sent=was_sent)
+        if was_sent:
+            line = session.write_cancel(call.call_id)
+            if line is not None:
+                self._outbox.put(line)
+        return was_sent
+
+    def _time_out(self, call_id: int) -> None:
+        call = self._session.pending[call_id]
+        was_sent = self.cancel(call)
+        text = f"no reply to {call.method} from {self._peer} within {call.timeout:g} s"
+        call.fail(CallTimeout(text, maybe_executed=was_sent))
+
+    def complain(self, error: RPCError) -> None:
+        """Take an error that names no call: it is for the only one there is, or for the log."""
+        pending = list(self._session.pending.values())
+        first = pending[0].unit if pending else None
+        if len(pending) == 1 or (first is not None and all(c.unit is first for c in pending)):
+            for call in pending:
+                self._session.forget(call.call_id, was_sent=True)
+            for call in pending:
+                call.fail(error)
+            return
+        self._complaint = error
+        log.warn(
+            "{peer} reports an error of no call in particular: {error}",
+            peer=self._peer,
+            error=str(error),
+        )
+
+    def end(self, reason: str, cause: BaseException | None) -> None:
+        """Fail every call, in order, and each one that is started from now on. Idempotent."""
+        if self._ended is not None:
+            return
+        self._deadlines.stop()
+        if self._complaint is not None:
+            reason = f"{reason}; before that it reported: {self._complaint}"
+        self._ended = f"the connection to {self._peer} is lost: {reason}"
+        self._cause = cause
+        for call in self._session.take_all_pending():
+            was_written = not self._outbox.is_waiting(call.line_number)
+            call.fail(self._lost_error(call, maybe_executed=was_written))
+
+    def _lost_error(self, call: PendingCall, *, maybe_executed: bool) -> KnSockError:
+        fate = "it may have been run" if maybe_executed else "it was not sent"
+        error = ConnectionLost(
+            f"{self._ended} (the call of {call.method}: {fate})", maybe_executed=maybe_executed
+        )
+        error.__cause__ = self._cause
+        return error

@@ -1,0 +1,263 @@
+"""The one background reactor of the process, for code that has none of its own.
+
+It is a private reactor: Twisted's global one is not touched, so that an application may run it, or
+never import it. It starts with the first use, in a daemon thread, and ends with the interpreter. A
+child process that was forked has its own: the parent's thread does not exist there, and its sockets
+belong to the parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+from twisted.internet.defer import maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kn_sock._outbox import Turn
+from kn_sock.errors import ConnectionLost, KnSockError
+
+log = Logger()
+
+T = TypeVar("T")
+
+# Waits are sliced, so that a signal is seen on every platform, and the end of the thread too.
+_SLICE = 1.0
+
+# At the interpreter's end: what is written by then goes out within this.
+_STOP_SECONDS = 2.0
+
+
+class Waiter(Protocol):
+    """Somebody who waits for the reactor's thread."""
+
+    def fail(self, error: BaseException) -> None:
+        """Stop waiting, with this error."""
+
+
+class ForkedError(KnSockError, RuntimeError):
+    """A client that was made before ``fork()`` was used in the child process."""
+
+
+class Outcome:
+    """Where a thread waits for what the reactor's thread tells it: a result or an error, once."""
+
+    __slots__ = ("_error", "_lock", "_result")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def succeed(self, result: Any) -> None:
+        """Give the result."""
+        if self._lock.locked():
+            self._result = result
+            self._lock.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Give the error."""
+        if self._lock.locked():
+            self._error = error
+            self._lock.release()
+
+    def wait(self, thread: ReactorThread) -> Any:
+        """Wait for it, on any thread but the reactor's.
+
+        Raises:
+            Whatever error it was.
+        """
+        while not self._lock.acquire(timeout=_SLICE):
+            if not thread.is_alive:
+                self.fail(ConnectionLost("the reactor's thread has ended"))
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                # The traceback holds this frame, which holds the error: a cycle, otherwise.
+                self._error = None
+        return self._result
+
+
+def new_reactor() -> Any:
+    """Make a reactor that is not the global one, of the best kind that there is here."""
+    reactor: Any = None
+    for kind in ("epoll", "kqueue", "poll", "select"):
+        try:
+            module = importlib.import_module(f"twisted.internet.{kind}reactor")
+        except ImportError:
+            continue
+        name = {"epoll": "EPollReactor", "kqueue": "KQueueReactor"}.get(
+            kind, kind.title() + "Reactor"
+        )
+        reactor = getattr(module, name)()
+        break
+    # Which thread "the" I/O thread is, is one fact for the whole process; it is not ours to say.
+    reactor._registerAsIOThread = False
+    return reactor
+
+
+class ReactorThread:
+    """A reactor, running in a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self.reactor = new_reactor()
+        self.turn = Turn(self.reactor)
+        self.is_forked = False
+        self._submitted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_waking = False
+        self._waiters: set[Waiter] = set()
+        self._is_stopping = False
+        self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_waiters)
+        is_running = Outcome()
+        self.reactor.callWhenRunning(is_running.succeed, None)
+        self._thread = threading.Thread(target=self._run, name="kn_sock-reactor", daemon=True)
+        self._thread.start()
+        is_running.wait(self)
+
+    def _run(self) -> None:
+        self.reactor.run(installSignalHandlers=False)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise where waiting for this thread would never end.
+
+        Raises:
+            RuntimeError: this is the reactor's thread itself.
+            ForkedError: the process was forked since.
+        """
+        if self.is_forked:
+            raise ForkedError(
+                "this was made before fork(); its connection belongs to the parent process. "
+                "Make a new one in the child"
+            )
+        if threading.get_ident() == self._thread.ident:
+            raise RuntimeError(
+                "a blocking call on the reactor's thread would wait for itself; "
+                "use current_call().connection or kn_sock.connect there, or remove @in_reactor"
+            )
+
+    def submit(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function on the reactor's thread, soon; many wake it once. Any thread."""
+        self._submitted.append((function, args))
+        if not self._is_waking:
+            self._is_waking = True
+            self.reactor.callFromThread(self._run_submitted)
+
+    def _run_submitted(self) -> None:
+        self._is_waking = False
+        submitted = self._submitted
+        self.turn.hold()
+        try:
+            for _ in range(len(submitted)):
+                function, args = submitted.popleft()
+                try:
+                    function(*args)
+                except Exception:
+                    log.failure("a submitted call failed")
+        finally:
+            self.turn.release()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function on the reactor's thread, and wait for its result, or its Deferred's.
+
+        Raises:
+            Whatever it raises, or its Deferred fails with.
+            RuntimeError: this is the reactor's thread.
+        """
+        self.check()
+        outcome = Outcome()
+
+        def start() -> None:
+            self.add_waiter(outcome)
+            deferred = maybeDeferred(function, *args)
+            deferred.addCallbacks(
+                outcome.succeed, lambda failure: outcome.fail(_exception_of(failure))
+            )
+            deferred.addBoth(lambda _: self.drop_waiter(outcome))
+            cancels.append(deferred.cancel)
+
+        cancels: list[Callable[[], object]] = []
+        self.submit(start)
+        try:
+            return outcome.wait(self)
+        except KeyboardInterrupt:
+            self.submit(lambda: [cancel() for cancel in cancels])
+            raise
+
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Remember who has to be told when the reactor stops. Reactor: its thread."""
+        self._waiters.add(waiter)
+        if self._is_stopping:
+            self._fail_waiters()
+
+    def drop_waiter(self, waiter: Waiter) -> None:
+        """Forget a waiter that was told. Reactor: its thread."""
+        self._waiters.discard(waiter)
+
+    def _fail_waiters(self) -> None:
+        self._is_stopping = True
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            waiter.fail(ConnectionLost("the interpreter is ending"))
+
+    def stop(self) -> None:
+        """Stop the reactor, and wait a little for it. Any thread but its own; idempotent."""
+        if self.is_forked or not self.is_alive:
+            return
+        self.submit(self._stop_reactor)
+        self._thread.join(_STOP_SECONDS)
+
+    def _stop_reactor(self) -> None:
+        self.turn.flush()
+        if self.reactor.running:
+            self.reactor.stop()
+
+
+def _exception_of(failure: Failure) -> BaseException:
+    return cast(BaseException, failure.value)
+
+
+_lock = threading.Lock()
+_running: ReactorThread | None = None
+# What fork() left over in a child. Kept, as closing its sockets and its poller is the parent's.
+_left_over: list[ReactorThread] = []
+
+
+def reactor_thread() -> ReactorThread:
+    """Give the background reactor of this process, starting it when it does not run. Any thread."""
+    global _running
+    with _lock:
+        if _running is None or not _running.is_alive:
+            _running = ReactorThread()
+        return _running
+
+
+def _after_fork_in_child() -> None:
+    global _running, _lock
+    _lock = threading.Lock()
+    if _running is not None:
+        _running.is_forked = True
+        _left_over.append(_running)
+        _running = None
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _running is not None:
+        _running.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

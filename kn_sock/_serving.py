@@ -1,0 +1,467 @@
+"""The serving half of a connection: calls that the peer made, until each of them is answered.
+
+`Runner` is what the connections of one factory share: the methods, and where they run. `Serving` is
+one connection's: what is under way, what is held back, and how a call ends.
+"""
+
+from __future__ import annotations
+
+import traceback
+import types
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from msgspec import Raw
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kn_sock._call import Call, run_as
+from kn_sock._codec import shown
+from kn_sock._options import ServerOptions
+from kn_sock._outbox import Turn
+from kn_sock._session import Request, Session
+from kn_sock._workers import Finished, Job, Submits, WorkerPool
+from kn_sock.errors import (
+    ErrorCode,
+    InternalError,
+    InvalidParams,
+    MethodNotFound,
+    RPCError,
+    describe_exception,
+)
+from kn_sock.methods import Method
+
+if TYPE_CHECKING:
+    from kn_sock.protocol import RPCProtocol
+
+log = Logger()
+
+# Results of these types are certainly no Deferred, coroutine or other awaitable.
+_PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
+
+_ASKS_TO_EXIT: Final = (SystemExit, KeyboardInterrupt)
+
+_BUSY = RPCError(
+    ErrorCode.SERVER_BUSY, "too many calls are under way on this connection; try again later"
+)
+_DRAINING = RPCError(
+    ErrorCode.SERVER_BUSY, "the server is stopping and takes no new calls; nothing was run"
+)
+_CANCELLED = RPCError(ErrorCode.CANCELLED, "the call was cancelled")
+
+
+class Runner:
+    """The methods of one factory, and the threads that some of them run in.
+
+    Args:
+        methods: by name; ``rpc.ping`` and ``rpc.discover`` among them.
+        options: how calls are treated.
+        turn: gathers what is written while finished calls are delivered.
+        call_from_thread: the reactor's.
+        on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
+            that a method raised: it asks for the end of the process, and is no answer to the
+            caller.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        options: ServerOptions,
+        turn: Turn,
+        call_from_thread: Callable[..., object],
+        on_exit: Callable[[BaseException], object],
+    ) -> None:
+        self.methods = dict(methods)
+        self.options = options
+        self.on_exit = on_exit
+        self.uses_threads = options.executor is not None or options.threads > 0
+        self._turn = turn
+        self._finished = Finished(call_from_thread, self._deliver)
+        self._executor: Submits | None = options.executor
+        self._pool: WorkerPool | None = None
+
+    def submit(self, function: Callable[[], Any], done: Callable[[Job], object], owner: Any) -> Job:
+        """Run a function on a worker thread; *done* gets the job on the reactor's thread.
+
+        Raises:
+            RuntimeError: no thread can be had.
+        """
+        if self._executor is None:
+            self._executor = self._pool = WorkerPool(self.options.threads)
+        job = Job(function, done, self._finished, owner)
+        self._executor.submit(job)
+        return job
+
+    def _deliver(self, jobs: deque[Job]) -> None:
+        self._turn.hold()
+        try:
+            # Those that end meanwhile wake the reactor anew, so that others have their turn.
+            for _ in range(len(jobs)):
+                job = jobs.popleft()
+                try:
+                    job.done(job)
+                except Exception:
+                    log.failure("delivering the result of a method failed")
+        finally:
+            self._turn.release()
+
+    def stop(self) -> None:
+        """Let the threads end; a later call starts new ones."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = self._executor = None
+
+
+class Serving:
+    """Serves the calls of one connection.
+
+    Args:
+        protocol: whose connection it is; told when reading should pause, and when all is answered.
+        session: writes the answers.
+        runner: runs the methods.
+    """
+
+    def __init__(self, protocol: RPCProtocol, session: Session[Any], runner: Runner) -> None:
+        self._protocol = protocol
+        self._session = session
+        self._runner = runner
+        self._methods = runner.methods
+        self._most = runner.options.max_pending
+        self._running: dict[Call, None] = {}
+        # Read from the wire, and not begun: past max_pending, or while the peer does not read.
+        self._held: deque[Request] = deque()
+        # kn-sock 0.3 sends no ids: one call at a time, in order.
+        self._in_order: deque[Request] = deque()
+        self._ordered: Request | None = None
+        self._peer_reads = True
+        self._is_stalled = False
+        self._is_draining = False
+        self._is_over = False
+
+    # --- what comes in ----------------------------------------------------------------------------
+
+    def receive(self, request: Request) -> None:
+        """Begin a call, or hold it back."""
+        if self._is_stalled or self._is_draining:
+            self._hold_or_refuse(request)
+        elif request.dialect == "kn-sock":
+            self._in_order.append(request)
+            self._run_in_order()
+            self._check_capacity()
+        else:
+            self._run(request)
+
+    def _hold_or_refuse(self, request: Request) -> None:
+        if self._is_draining:
+            self._refuse(request, _DRAINING)
+        elif len(self._held) >= self._most and self._peer_reads and self._protocol.awaits_replies:
+            # Reading goes on for the replies that our own calls wait for, so this cannot wait too.
+            self._refuse(request, _BUSY)
+        else:
+            self._held.append(request)
+            self._protocol.update_reading()
+
+    def cancel(self, request_id: Any) -> None:
+        """End the call with this id, if it is under way: it may have ended already."""
+        key = _id_key(request_id)
+        for waiting in (self._held, self._in_order):
+            for request in waiting:
+                if request.expects_reply and _id_key(request.id) == key:
+                    waiting.remove(request)
+                    self._refuse(request, _CANCELLED)
+                    return
+        for call in self._running:
+            if call.request.expects_reply and _id_key(call.request.id) == key:
+                self._cancel(call)
+                return
+
+    def _cancel(self, call: Call) -> None:
+        call.cancelled = True
+        if call.stop is not None:
+            call.stop()
+
+    # --- running ----------------------------------------------------------------------------------
+
+    def _run(self, request: Request) -> None:
+        method = self._methods.get(request.method)
+        if method is None:
+            self._refuse(request, MethodNotFound(f"Method '{shown(request.method)}' not found"))
+            return
+        try:
+            args, kwargs = method.bind(request.params, request.kwargs)
+        except InvalidParams as error:
+            self._refuse(request, error)
+            return
+        call = Call(self._protocol, request)
+        if not method.on_reactor and self._runner.uses_threads:
+            self._run_in_thread(call, method, args, kwargs)
+            return
+        try:
+            result = run_as(call, method.function, args, kwargs)
+        except BaseException as exception:
+            self._refuse(request, self._error_of(call, exception))
+            return
+        if type(result) in _PLAIN:
+            self._answer(request, result)
+        else:
+            self._answer_later(call, result)
+
+    def _run_in_order(self) -> None:
+        while self._in_order and self._ordered is None and not self._is_over:
+            self._ordered = self._in_order.popleft()
+            self._run(self._ordered)
+
+    def _run_in_thread(
+        self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
+    ) -> None:
+        function = partial(run_as, call, method.function, args, kwargs)
+        try:
+            job = self._runner.submit(function, self._thread_done, call)
+        except RuntimeError as problem:
+            self._refuse(call.request, InternalError(f"no thread can be had: {problem}"))
+            return
+
+        def withdraw() -> None:
+            if job.withdraw():
+                self._refuse(call.request, _CANCELLED)
+                self._settled(call)
+
+        self._begun(call, withdraw)
+
+    def _thread_done(self, job: Job) -> None:
+        call: Call = job.owner
+        if job.error is not None:
+            self._refuse(call.request, self._error_of(call, job.error))
+        elif isinstance(job.result, Deferred):
+            job.result.addErrback(lambda _: None)
+            text = (
+                f"{call.method} returned a Deferred from a worker thread; "
+                "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
+            )
+            log.error("{text}", text=text)
+            self._refuse(call.request, InternalError(text))
+        elif type(job.result) not in _PLAIN and _is_awaitable(job.result):
+            self._answer_later(call, job.result)
+            return
+        else:
+            self._answer(call.request, job.result)
+        self._settled(call)
+
+    def _answer_later(self, call: Call, result: Any) -> None:
+        """Answer with what a Deferred, a coroutine or another awaitable gives; or at once."""
+        if isinstance(result, Deferred):
+            deferred = result
+        elif _is_awaitable(result):
+            coroutine = result if isinstance(result, types.CoroutineType) else _awaited(result)
+            deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
+        else:
+            self._answer(call.request, result)
+            return
+        self._begun(call, deferred.cancel)
+        deferred.addCallbacks(
+            self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,)
+        )
+
+    def _begun(self, call: Call, stop: Callable[[], object]) -> None:
+        call.stop = stop
+        self._running[call] = None
+        self._check_capacity()
+
+    def _succeeded(self, result: Any, call: Call) -> None:
+        self._answer(call.request, result)
+        self._settled(call)
+
+    def _failed(self, failure: Failure, call: Call) -> None:
+        # twisted.python.failure: the value always is an exception.
+        self._refuse(call.request, self._error_of(call, cast(BaseException, failure.value)))
+        self._settled(call)
+
+    # --- answering --------------------------------------------------------------------------------
+
+    def _answer(self, request: Request, result: Any) -> None:
+        try:
+            line = self._session.answer(request, result)
+        except InternalError as problem:
+            error = InternalError(f"{request.method}: {problem}")
+            log.error("{error}", error=str(error))
+            self._refuse(request, error)
+            return
+        if request is self._ordered:
+            self._ordered = None
+        if line is not None and not self._is_over:
+            self._protocol.send(line)
+
+    def _refuse(self, request: Request, error: RPCError | None) -> None:
+        if request is self._ordered:
+            self._ordered = None
+        if error is None or self._is_over:
+            return
+        line = self._session.refuse(request, error)
+        if line is not None:
+            self._protocol.send(line)
+        elif not request.expects_reply:
+            # Nothing is ever answered to a notification (section 4.1): the log is all there is.
+            log.info(
+                "the notification {method} from {peer} failed: {error}",
+                method=shown(request.method),
+                peer=self._protocol.peer_text,
+                error=str(error),
+            )
+
+    def _error_of(self, call: Call, exception: BaseException) -> RPCError | None:
+        """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
+        if isinstance(exception, _ASKS_TO_EXIT):
+            log.critical(
+                "{method} raised {kind}: stopping",
+                method=call.method,
+                kind=type(exception).__name__,
+            )
+            self._runner.on_exit(exception)
+            return None
+        if call.cancelled and isinstance(exception, CancelledError):
+            return _CANCELLED
+        if isinstance(exception, RPCError):
+            return exception
+        error = describe_exception(exception)
+        log.info(
+            "{method} called by {peer} raised {kind}: {error}",
+            method=call.method,
+            peer=self._protocol.peer_text,
+            kind=type(exception).__name__,
+            error=str(error),
+        )
+        options = self._runner.options
+        if not options.expose_errors:
+            return self._hidden(exception)
+        hint = _asyncio_hint(exception)
+        if hint:
+            return InternalError(f"{call.method}: {error}; {hint}")
+        if options.share_tracebacks:
+            error.data["traceback"] = _traceback_of(exception)
+        return error
+
+    def _hidden(self, exception: BaseException) -> RPCError:
+        reference = uuid.uuid4().hex[:12]
+        log.error(
+            "internal error, reference {reference}:\n{traceback}",
+            reference=reference,
+            traceback=_traceback_of(exception),
+        )
+        return InternalError(f"internal error (reference {reference})", {"reference": reference})
+
+    # --- capacity ---------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every call that came has been answered."""
+        return not (self._running or self._held or self._in_order or self._ordered)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether more requests may be read."""
+        return not self._is_stalled
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether requests past the limit may be read, to be refused, for the sake of replies."""
+        return self._peer_reads or len(self._held) < self._most
+
+    def set_peer_reads(self, reads: bool) -> None:
+        """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
+        self._peer_reads = reads
+        self._proceed()
+
+    def _check_capacity(self) -> None:
+        stalled = (
+            bool(self._held)
+            or not self._peer_reads
+            or len(self._running) + len(self._in_order) >= self._most
+        )
+        if stalled is not self._is_stalled:
+            self._is_stalled = stalled
+            self._protocol.update_reading()
+
+    def _settled(self, call: Call) -> None:
+        """Take a call off, once it has been answered, and go on with what waited for it."""
+        self._running.pop(call, None)
+        call.stop = None
+        self._proceed()
+
+    def _proceed(self) -> None:
+        if self._is_over:
+            return
+        self._run_in_order()
+        while (
+            self._held
+            and self._peer_reads
+            and len(self._running) + len(self._in_order) < self._most
+        ):
+            request = self._held.popleft()
+            if request.dialect == "kn-sock":
+                self._in_order.append(request)
+                self._run_in_order()
+            else:
+                self._run(request)
+        self._check_capacity()
+        if self.is_idle:
+            self._protocol.serving_is_idle()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Refuse new calls from now on; those that were read before are run."""
+        self._is_draining = True
+
+    def end(self) -> None:
+        """Cancel what is under way: nobody waits for it any more."""
+        self._is_over = True
+        self._held.clear()
+        self._in_order.clear()
+        for call in list(self._running):
+            self._cancel(call)
+
+
+def _id_key(request_id: Any) -> Any:
+    """Make ids comparable without taking 1 for 1.0 or true."""
+    if isinstance(request_id, Raw):
+        return bytes(request_id)
+    if isinstance(request_id, float):
+        return str(request_id).encode()
+    return (type(request_id), request_id) if isinstance(request_id, (int, str)) else None
+
+
+def _is_awaitable(value: Any) -> bool:
+    return hasattr(type(value), "__await__")
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _asyncio_hint(exception: BaseException) -> str:
+    text = str(exception)
+    if isinstance(exception, RuntimeError) and (
+        "no running event loop" in text or "await wasn't used with future" in text
+    ):
+        return (
+            "code that needs asyncio's event loop runs under Twisted's asyncio reactor "
+            "(twistd --reactor=asyncio), wrapped in Deferred.fromFuture(asyncio.ensure_future(…))"
+        )
+    return ""
+
+
+def _traceback_of(exception: BaseException) -> str:
+    """Format a traceback from the method's own first line on."""
+    frames = exception.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
+        "kn_sock."
+    ):
+        frames = frames.tb_next
+    lines = traceback.format_exception(
+        type(exception), exception, frames or exception.__traceback__
+    )
+    return "".join(lines)

@@ -1,0 +1,402 @@
+"""One endpoint of a connection without its I/O: the same at both ends.
+
+Lines go in and events come out; calls and answers go in and lines come out. Here are the ids, the
+table of calls that wait for a reply, the batches and the order of replies. No Twisted, no socket,
+no clock, no thread, no logging: what to do with an event is the caller's. No input raises.
+
+Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from kn_sock import _codec
+from kn_sock._codec import UNREADABLE, Dialect, Message, RequestId, invalid_request
+from kn_sock._framing import Line, OverlongLine
+from kn_sock.errors import ErrorCode, InternalError, RPCError, error_from_wire
+
+CANCEL_METHOD = "$/cancelRequest"
+
+# Whatever the caller wants to find again when a reply comes.
+P = TypeVar("P")
+
+
+class Request(Struct, eq=False):
+    """The peer calls one of our methods, or notifies us."""
+
+    id: RequestId | UnsetType
+    method: str
+    params: list[Any] | dict[str, Any] | UnsetType | None
+    kwargs: dict[str, Any] | UnsetType | None
+    dialect: Dialect
+    expects_reply: bool
+    batch: BatchReply | None = None
+
+
+class Cancel(Struct):
+    """The peer gave up the call with this id."""
+
+    id: Any
+
+
+class Answered(Struct, Generic[P]):
+    """A call of ours has its result."""
+
+    pending: P
+    result: Any
+
+
+class Failed(Struct, Generic[P]):
+    """A call of ours has its error."""
+
+    pending: P
+    error: RPCError
+
+
+class Refusal(Struct):
+    """What came was no request; this line answers it."""
+
+    line: bytes
+
+
+class Complaint(Struct):
+    """The peer reports something it could not read; which call it was, it could not say."""
+
+    error: RPCError
+
+
+class Violation(Struct):
+    """The peer broke the protocol so that nothing it says can be matched to a call any more."""
+
+    reason: str
+
+
+Event: TypeAlias = Request | Cancel | Answered[P] | Failed[P] | Refusal | Complaint | Violation
+
+
+class BatchReply:
+    """The replies to one batch, gathered until the last is there."""
+
+    __slots__ = ("awaited", "parts", "size")
+
+    def __init__(self, awaited: int) -> None:
+        self.awaited = awaited
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, line: bytes) -> None:
+        """Add one reply, a line with its newline."""
+        self.parts.append(line[:-1])
+        self.size += len(line)
+        self.awaited -= 1
+
+    def line(self) -> bytes | None:
+        """Give the whole reply once it is there; ``None`` before, and for mere notifications."""
+        if self.awaited or not self.parts:
+            return None
+        return b"[%b]\n" % b",".join(self.parts)
+
+
+class Session(Generic[P]):
+    """Correlates requests and replies, in both directions.
+
+    Args:
+        dialect: how our own calls are written. What comes in is answered in its own dialect.
+        ids: where the ids of our calls come from: increasing integers from 1. Connections that
+            follow one another share them, so that a late reply can never answer a newer call.
+        max_line_bytes: the longest line that we send; a longer reply becomes an error.
+        max_batch: the most members of a batch that we accept.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect = "2.0",
+        *,
+        ids: Iterator[int] | None = None,
+        max_line_bytes: int = 4 * 1024 * 1024,
+        max_batch: int = 1000,
+    ) -> None:
+        self.dialect = dialect
+        self._ids = itertools.count(1) if ids is None else ids
+        self._max_line_bytes = max_line_bytes
+        self._max_batch = max_batch
+        self._first_id: int | None = None
+        self._last_id = 0
+        self._pending: dict[int, P] = {}
+        # kn-sock 0.3 sends no ids: its replies come in the order of the requests.
+        self._unanswered: deque[int] = deque()
+
+    # --- lines in ---------------------------------------------------------------------------------
+
+    def receive(self, line: Line) -> Event[P] | list[Event[P]] | None:
+        """Say what a line means.
+
+        Returns:
+            One event, a list of them for a batch, or ``None`` where there is nothing to do: a reply
+            that is late.
+        """
+        try:
+            message = _codec.decode_message(line)
+        except UNREADABLE:
+            return self._receive_unusual(line)
+        if message.method is UNSET:
+            return self._receive_reply(message)
+        return self._receive_request(message)
+
+    def receive_overlong(self, line: OverlongLine) -> Event[P]:
+        """Say what a line means that was too long to be read: an error, for its call if known."""
+        limit = self._max_line_bytes
+        request_id = _codec.leading_id(line.prefix)
+        if b'"method"' not in line.prefix and (
+            b'"result"' in line.prefix or b'"error"' in line.prefix
+        ):
+            if self.dialect == "kn-sock" and self._unanswered:
+                request_id = self._unanswered.popleft()
+            pending = self._pending.pop(request_id, None) if type(request_id) is int else None
+            text = f"the reply is longer than max_line_bytes ({limit:,}); ask for less"
+            if pending is not None:
+                return Failed(pending, RPCError(ErrorCode.REPLY_TOO_LONG, text))
+            return Violation(f"{text}; which call it belongs to cannot be known")
+        error = RPCError(
+            ErrorCode.REQUEST_TOO_LONG,
+            f"the line is longer than max_line_bytes ({limit:,}); nothing in it was run",
+        )
+        return Refusal(
+            _codec.encode_error("2.0", None if request_id is UNSET else request_id, error)
+        )
+
+    def _receive_request(self, message: Message, batch: BatchReply | None = None) -> Event[P]:
+        request_id = message.id
+        jsonrpc = message.jsonrpc
+        if jsonrpc == "2.0":
+            dialect: Dialect = "2.0"
+            expects_reply = request_id is not UNSET
+            if not expects_reply and message.method == CANCEL_METHOD:
+                params = message.params
+                return Cancel(params.get("id") if isinstance(params, dict) else None)
+        elif jsonrpc is not UNSET or batch is not None:
+            return self._refuse('jsonrpc must be the string "2.0"', request_id)
+        elif request_id is UNSET:
+            dialect = "kn-sock"
+            expects_reply = True
+        else:
+            dialect = "1.0"
+            expects_reply = request_id is not None
+        return Request(
+            request_id,
+            message.method,  # type: ignore[arg-type]  # told apart from a reply by its method
+            message.params,
+            message.kwargs,
+            dialect,
+            expects_reply,
+            batch if expects_reply else None,
+        )
+
+    def _receive_unusual(self, line: Line | Raw) -> Event[P] | list[Event[P]] | None:
+        try:
+            found = _codec.decode_unusual(line)
+        except RPCError as error:
+            request_id = getattr(error, "request_id", None)
+            return Refusal(_codec.encode_error("2.0", request_id, error))
+        if isinstance(found, list):
+            return self._receive_batch(found)
+        if found.method is UNSET:
+            return self._receive_reply(found)
+        return self._receive_request(found)
+
+    def _receive_batch(self, members: list[Raw]) -> Event[P] | list[Event[P]] | None:
+        if not members:
+            return self._refuse("a batch has at least one member", UNSET)
+        if len(members) > max(self._max_batch, len(self._pending)):
+            text = (
+                f"the batch has {len(members):,} members, more than max_batch ({self._max_batch:,})"
+            )
+            return Refusal(
+                _codec.encode_error("2.0", None, RPCError(ErrorCode.BATCH_TOO_LARGE, text))
+            )
+        reply = BatchReply(len(members))
+        events: list[Event[P]] = []
+        for member in members:
+            event = self._receive_member(member, reply)
+            if isinstance(event, Refusal):
+                reply.add(event.line)
+                continue
+            if not isinstance(event, Request) or not event.expects_reply:
+                reply.awaited -= 1
+            if event is not None:
+                events.append(event)
+        line = reply.line()
+        if line is not None:
+            events.append(Refusal(line))
+        return events
+
+    def _receive_member(self, member: Raw, reply: BatchReply) -> Event[P] | None:
+        try:
+            message = _codec.decode_message(member)
+        except UNREADABLE:
+            try:
+                found = _codec.decode_unusual(member)
+            except RPCError as error:
+                request_id = getattr(error, "request_id", None)
+                return Refusal(_codec.encode_error("2.0", request_id, error))
+            if isinstance(found, list):
+                return self._refuse("a batch cannot hold a batch", UNSET)
+            message = found
+        if message.method is UNSET:
+            return self._receive_reply(message)
+        return self._receive_request(message, reply)
+
+    def _refuse(self, text: str, request_id: RequestId | UnsetType) -> Refusal:
+        known = None if request_id is UNSET else request_id
+        return Refusal(_codec.encode_error("2.0", known, invalid_request(text, known)))
+
+    def _receive_reply(self, message: Message) -> Event[P] | None:
+        reply_id = message.id
+        error = message.error
+        if error is UNSET and message.result is UNSET:
+            if type(reply_id) is not int or reply_id not in self._pending:
+                return self._refuse(
+                    "a request has a method, a reply a result or an error", reply_id
+                )
+        elif error is None:
+            error = UNSET
+        if reply_id is UNSET and self.dialect == "kn-sock" and self._unanswered:
+            reply_id = self._unanswered.popleft()
+        if type(reply_id) is int:
+            pending = self._pending.pop(reply_id, None)
+            if pending is None:
+                if self._was_issued(reply_id):
+                    return None
+                return Violation(f"a reply came to the call {reply_id}, which was never made")
+            if error is not UNSET:
+                return Failed(pending, error_from_wire(error))
+            if message.result is UNSET:
+                text = "the peer's reply has neither a result nor an error"
+                return Failed(pending, InternalError(text))
+            return Answered(pending, message.result)
+        if error is not UNSET and (reply_id is None or message.jsonrpc == "2.0"):
+            return Complaint(error_from_wire(error))
+        if reply_id is UNSET and self._pending and self.dialect != "kn-sock":
+            return Violation(
+                "the peer replies without ids, as kn-sock 0.3 does; "
+                'connect to it with dialect="kn-sock"'
+            )
+        return Violation("a reply came that belongs to no call")
+
+    def _was_issued(self, request_id: int) -> bool:
+        return self._first_id is not None and self._first_id <= request_id <= self._last_id
+
+    # --- answers out ------------------------------------------------------------------------------
+
+    def answer(self, request: Request, result: Any) -> bytes | None:
+        """Write a result; ``None`` where nothing is to be sent, or not yet.
+
+        Raises:
+            InternalError: the result has no JSON form. The request still waits for its answer.
+        """
+        if not request.expects_reply:
+            return None
+        line = _codec.encode_result(request.dialect, request.id, result)
+        if len(line) > self._max_line_bytes or request.batch is not None:
+            return self._answer_within_limits(request, line)
+        return line
+
+    def refuse(self, request: Request, error: RPCError) -> bytes | None:
+        """Write an error; ``None`` where nothing is to be sent, or not yet. Never raises."""
+        if not request.expects_reply:
+            return None
+        line = _codec.encode_error(request.dialect, request.id, error)
+        if len(line) > self._max_line_bytes or request.batch is not None:
+            return self._answer_within_limits(request, line)
+        return line
+
+    def _answer_within_limits(self, request: Request, line: bytes) -> bytes | None:
+        limit = self._max_line_bytes
+        batch = request.batch
+        size = len(line) + (batch.size if batch is not None else 0)
+        if size > limit:
+            line = _codec.encode_error(
+                request.dialect, request.id, _codec.reply_too_long(size, limit)
+            )
+        if batch is None:
+            return line
+        batch.add(line)
+        return batch.line()
+
+    # --- calls out --------------------------------------------------------------------------------
+
+    def write_call(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[int, bytes]:
+        """Write a call; it is to be registered with `expect` before it is sent.
+
+        May be called on any thread, as nothing but the next id is taken here.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        request_id = next(self._ids)
+        return request_id, _codec.encode_request(self.dialect, request_id, method, args, kwargs)
+
+    def write_notification(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bytes:
+        """Write a notification.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
+        """
+        if self.dialect == "kn-sock":
+            raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
+        return _codec.encode_request(self.dialect, None, method, args, kwargs)
+
+    def write_batch(self, lines: Sequence[bytes]) -> bytes:
+        """Join calls and notifications, as written by the two methods above, into one batch.
+
+        Raises:
+            TypeError: the dialect has no batches.
+        """
+        if self.dialect != "2.0":
+            raise TypeError(f"the {self.dialect} dialect has no batches; use call()")
+        return b"[%b]\n" % b",".join([line[:-1] for line in lines])
+
+    def write_cancel(self, request_id: int) -> bytes | None:
+        """Write that a call is given up; ``None`` in a dialect that has no way to say it."""
+        if self.dialect != "2.0":
+            return None
+        return _codec.encode_request("2.0", None, CANCEL_METHOD, (), {"id": request_id})
+
+    def expect(self, request_id: int, pending: P) -> None:
+        """Register a call that is about to be sent."""
+        # Ids taken on several threads may be registered out of order.
+        if self._first_id is None or request_id < self._first_id:
+            self._first_id = request_id
+        if request_id > self._last_id:
+            self._last_id = request_id
+        self._pending[request_id] = pending
+        if self.dialect == "kn-sock":
+            self._unanswered.append(request_id)
+
+    def forget(self, request_id: int, *, was_sent: bool) -> None:
+        """Drop a call that was given up; its reply, if it comes, is late."""
+        self._pending.pop(request_id, None)
+        if not was_sent and self.dialect == "kn-sock":
+            self._unanswered.remove(request_id)
+
+    @property
+    def pending(self) -> Mapping[int, P]:
+        """The calls that wait for a reply, in the order in which they were made."""
+        return self._pending
+
+    def take_all_pending(self) -> list[P]:
+        """Empty the table: the connection is gone, and nothing will be answered any more."""
+        taken = list(self._pending.values())
+        self._pending.clear()
+        self._unanswered.clear()
+        return taken

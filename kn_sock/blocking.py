@@ -1,0 +1,456 @@
+"""Calls and servers for code without a reactor: the same verbs, plain values.
+
+Everything here hands work to the background reactor of `_reactor_thread` and waits for the outcome.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
+from typing_extensions import Self
+
+from kn_sock._codec import Dialect
+from kn_sock._options import check_count
+from kn_sock._outgoing import PendingCall
+from kn_sock._reactor_thread import Outcome, ReactorThread, reactor_thread
+from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, CallOptions, Remote, check_method
+from kn_sock._waiting import WaitingChannel
+from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory, dial, endpoint_for, host_endpoint
+from kn_sock.connection import send_batch
+from kn_sock.methods import Functions
+from kn_sock.protocol import RPCProtocol
+from kn_sock.server import LISTEN_BACKLOG, RPCServerService
+
+__all__ = ["RPCClient", "start_rpc_server"]
+
+# How long after its event is set a server notices.
+_EVENT_SECONDS = 0.1
+
+DEFAULT_WINDOW = 100
+
+
+class _BlockingCall(PendingCall):
+    """A call whose outcome a thread waits for."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, method: str, timeout: float | None) -> None:
+        super().__init__(method, timeout)
+        self.outcome = Outcome()
+
+    def succeed(self, result: Any) -> None:
+        self.outcome.succeed(result)
+
+    def fail(self, error: BaseException) -> None:
+        self.outcome.fail(error)
+
+
+class _CallFuture(Future[Any]):
+    """A future whose cancellation reaches the call."""
+
+    def __init__(self, give_up: Callable[[], object]) -> None:
+        super().__init__()
+        self._give_up = give_up
+
+    def cancel(self) -> bool:
+        """Cancel the call, unless its outcome is there."""
+        was_cancelled_now = not self.cancelled() and super().cancel()
+        if was_cancelled_now:
+            self._give_up()
+        return self.cancelled()
+
+
+class _FutureCall(PendingCall):
+    """A call whose outcome a `concurrent.futures.Future` gets."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, method: str, timeout: float | None, link: _Link) -> None:
+        super().__init__(method, timeout)
+        self.future = _CallFuture(lambda: link.thread.submit(link.cancel, self))
+
+    def succeed(self, result: Any) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+class _Link:
+    """A client's connection, on the reactor's thread; made anew when a call finds it lost.
+
+    Reactor: its thread only, but for `thread` and `release`.
+    """
+
+    def __init__(
+        self,
+        thread: ReactorThread,
+        endpoint: Callable[[Any], IStreamClientEndpoint],
+        connect_timeout: float | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.thread = thread
+        self._connect_timeout = connect_timeout
+        reactor = thread.reactor
+        self._endpoint = endpoint(reactor)
+        self._dialling: Deferred[Any] | None = None
+        self._factory = ClientFactory(
+            reactor, turn=thread.turn, opened=self._opened, ended=self._ended, **options
+        )
+        self.call_options: CallOptions = self._factory.settings.call_options
+        self.channel = WaitingChannel(
+            reactor,
+            self.call_options.timeout,
+            need_connection=self._connect_anew,
+            close=self._stop_dialling,
+        )
+        self.is_closed = False
+
+    def connect(self) -> Deferred[Any]:
+        """Connect; the Deferred fails with `ConnectFailed`."""
+        self._dialling = dial(
+            self._endpoint, self._factory, self._connect_timeout, self.thread.reactor
+        )
+        return self._dialling.addBoth(self._dialled)
+
+    def _dialled(self, outcome: Any) -> Any:
+        self._dialling = None
+        return outcome
+
+    def _connect_anew(self) -> None:
+        if self._dialling is None:
+            self.connect().addErrback(self._failed_anew)
+
+    def _failed_anew(self, failure: Failure) -> None:
+        self.channel.fail_waiting(failure.value)  # type: ignore[arg-type]  # it is an exception
+
+    def _opened(self, protocol: RPCProtocol) -> None:
+        self.thread.add_waiter(self)
+        self.channel.opened(protocol)
+
+    def _ended(self, protocol: RPCProtocol) -> None:
+        self.thread.drop_waiter(self)
+        self.channel.ended(protocol)
+
+    def fail(self, error: BaseException) -> None:
+        """Take note that the reactor stops: what waits here is failed as the connection closes."""
+        self.channel.close()
+
+    def _stop_dialling(self) -> Deferred[None]:
+        if self._dialling is not None:
+            self._dialling.addErrback(lambda _: None)
+            self._dialling.cancel()
+        return succeed(None)
+
+    def start(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
+        """Begin a call."""
+        try:
+            self.channel.start_call(call, method, args, kwargs)
+        except Exception as problem:
+            call.fail(problem)
+
+    def cancel(self, call: PendingCall) -> None:
+        """Give a call up."""
+        self.channel.cancel_call(call)
+
+    def release(self) -> None:
+        """Close without waiting. Any thread."""
+        if not self.is_closed and not self.thread.is_forked:
+            self.is_closed = True
+            self.thread.submit(self.channel.close)
+
+
+class RPCClient:
+    """Calls functions over one connection, and waits for their results.
+
+    Args:
+        host: a name or an address.
+        port: the port, from 1 to 65535.
+        timeout: seconds that a call may take; ``None`` for no limit.
+        connect_timeout: seconds for a connection to be made; ``None`` for no limit.
+        dialect: how calls are written: ``"2.0"``, ``"1.0"``, or ``"kn-sock"`` for a server that
+            still runs kn-sock 0.3.
+        funcs: functions that the server may call in turn; they run in threads.
+        options: how the server's calls are treated, by name; see `ServerOptions`. Its
+            ``max_line_bytes`` is the longest reply, too.
+
+    Raises:
+        ConnectFailed: there is no such host, or nobody answers. It is an ``OSError``; a refusal is
+            a ``ConnectionRefusedError`` too.
+        RuntimeError: this is the reactor's thread.
+
+    It may be used by any number of threads at once: their calls share the connection, and none
+    waits for another's. A connection that was lost is made anew by the next call. It is a context
+    manager, which closes it. After ``fork()`` the child has to make its own.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        dialect: Dialect = "2.0",
+        funcs: Functions | None = None,
+        **options: Any,
+    ) -> None:
+        self._open(
+            lambda reactor: host_endpoint(reactor, host, port),
+            connect_timeout,
+            {"timeout": timeout, "dialect": dialect, "funcs": funcs, **options},
+        )
+
+    @classmethod
+    def from_endpoint(
+        cls,
+        endpoint: str,
+        *,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        **options: Any,
+    ) -> Self:
+        """Connect to a Twisted client endpoint string.
+
+        Args:
+            endpoint: as ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``.
+            connect_timeout: as for the class.
+            options: the class's other options.
+
+        Raises:
+            ValueError: the string cannot be understood.
+            ConnectFailed, RuntimeError: as for the class.
+        """
+        client = cls.__new__(cls)
+        client._open(lambda reactor: endpoint_for(endpoint, reactor), connect_timeout, options)
+        return client
+
+    def _open(
+        self,
+        endpoint: Callable[[Any], IStreamClientEndpoint],
+        connect_timeout: float | None,
+        options: dict[str, Any],
+    ) -> None:
+        thread = reactor_thread()
+        self._link: _Link = thread.call(_Link, thread, endpoint, connect_timeout, options)
+        thread.call(self._link.connect)
+        self._options = self._link.call_options
+        self._owns_link = True
+
+    # --- calls
+    # --------------------------------------------------------------------------------------
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method, and wait for its result; every argument after its name goes to the method.
+
+        Raises:
+            RemoteError: the function raised; where it raised a builtin exception, this is one too.
+            RPCError: the peer refused the call; its subclasses say why.
+            CallTimeout, ConnectionLost: no reply came; ``maybe_executed`` says whether the function
+                may have run.
+            ConnectFailed: the connection was lost before, and could not be made anew.
+            TypeError, ValueError: an argument cannot be sent.
+            RuntimeError: this is the reactor's thread.
+        """
+        check_method(method)
+        link = self._checked_link()
+        call = _BlockingCall(method, self._options.timeout)
+        link.thread.submit(link.start, call, method, args, kwargs)
+        try:
+            return call.outcome.wait(link.thread)
+        except KeyboardInterrupt:
+            link.thread.submit(link.cancel, call)
+            raise
+
+    def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        """Send a notification: nothing comes back, not even an error.
+
+        Raises:
+            ConnectionLost, ConnectFailed, TypeError, ValueError: it was not sent.
+        """
+        check_method(method)
+        link = self._checked_link()
+        link.thread.call(link.channel.send_notification, method, args, kwargs)
+
+    def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begin a call, and return at once.
+
+        Returns:
+            A future with what `call` would return or raise. Cancelling it cancels the call.
+        """
+        check_method(method)
+        link = self._checked_link()
+        call = _FutureCall(method, self._options.timeout, link)
+        link.thread.submit(link.start, call, method, args, kwargs)
+        return call.future
+
+    def map(
+        self, method: str, /, *iterables: Iterable[Any], window: int = DEFAULT_WINDOW
+    ) -> Iterator[Any]:
+        """Call a method with each element, or with the elements of several iterables side by side.
+
+        Args:
+            method: the name.
+            iterables: where the arguments come from, as for the builtin `map`.
+            window: how many calls are under way at once, at most.
+
+        Returns:
+            An iterator of the results in order. A call that failed raises where its result would
+            have been, and ends it.
+        """
+        check_method(method)
+        check_count("window", window, least=1)
+        if not iterables:
+            raise TypeError("map() needs at least one iterable of arguments")
+        self._checked_link()
+        return self._mapped(method, zip(*iterables, strict=False), window)
+
+    def _mapped(self, method: str, arguments: Iterator[Any], window: int) -> Iterator[Any]:
+        under_way: deque[Future[Any]] = deque()
+        try:
+            for args in arguments:
+                if len(under_way) >= window:
+                    yield under_way.popleft().result()
+                under_way.append(self.submit(method, *args))
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def batch(self) -> Batch[list[Any]]:
+        """Begin a batch; its ``send`` returns the results, with exceptions where calls failed."""
+        return Batch(self._send_batch)
+
+    def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
+        link = self._checked_link()
+        results: list[Any] = link.thread.call(
+            send_batch, link.channel, entries, self._options.timeout
+        )
+        return results
+
+    @property
+    def remote(self) -> Remote[Any]:
+        """The server's methods as attributes: ``client.remote.add(10, 20)``."""
+        return Remote(self.call)
+
+    def with_options(self, **options: Any) -> RPCClient:
+        """Give the same connection with other options for each call: ``timeout``, in seconds."""
+        other = type(self).__new__(type(self))
+        other._link = self._link
+        other._options = self._options.replaced(options)
+        other._owns_link = False
+        return other
+
+    def _checked_link(self) -> _Link:
+        self._link.thread.check()
+        return self._link
+
+    # --- the end
+    # ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connection; what waits for a reply fails. Idempotent; any thread."""
+        link = self._link
+        if link.is_closed or link.thread.is_forked:
+            return
+        link.is_closed = True
+        link.thread.call(link.channel.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Nothing here may wait: this can run on any thread, at any time.
+        link = getattr(self, "_link", None)
+        if link is not None and getattr(self, "_owns_link", True):
+            link.release()
+
+
+def start_rpc_server(
+    port: int,
+    register_funcs: Functions,
+    host: str = "127.0.0.1",
+    shutdown_event: threading.Event | None = None,
+    *,
+    on_ready: Callable[[str, int], object] | None = None,
+    **options: Any,
+) -> None:
+    """Serve functions until an event is set or Ctrl-C arrives; then drain, and return.
+
+    Args:
+        port: the port to listen on; 0 picks a free one.
+        register_funcs: what can be called: a mapping of names to callables, an object, a module, or
+            a `MethodTable`.
+        host: the address of the interface; ``"0.0.0.0"`` for all of them.
+        shutdown_event: ends the server when it is set; without one, Ctrl-C or the process's end
+            does.
+        on_ready: called with the address and the port once it listens.
+        options: the server options, by name; see `ServerOptions`.
+
+    Raises:
+        OSError: it cannot listen there; ``errno.EADDRINUSE`` where the port is in use.
+        TypeError, ValueError: the functions or an option cannot be used.
+        SystemExit: a method asked for the end of the process.
+        RuntimeError: this is the reactor's thread.
+
+    Works on the main thread and on any other, several times at once. No signal handler is
+    installed.
+    """
+    if type(port) is not int or not 0 <= port < 65536:
+        raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
+    thread = reactor_thread()
+    ends = threading.Event()
+    exits: list[BaseException] = []
+
+    def exit_asked(exception: BaseException) -> None:
+        exits.append(exception)
+        ends.set()
+
+    def listen() -> Deferred[Any]:
+        kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
+        endpoint = kind(thread.reactor, port, backlog=LISTEN_BACKLOG, interface=host)
+        service = RPCServerService(
+            endpoint, register_funcs, reactor=thread.reactor, on_exit=exit_asked, **options
+        )
+        return service.listen().addCallback(lambda _: service)
+
+    service: RPCServerService = thread.call(listen)
+    try:
+        if on_ready is not None and service.port is not None:
+            bound = service.port.getHost()
+            on_ready(bound.host, bound.port)  # type: ignore[attr-defined]  # a TCP address has both
+        _wait_for_either(shutdown_event, ends)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        thread.call(service.stopService)
+    if exits:
+        raise exits[0]
+
+
+def _wait_for_either(shutdown_event: threading.Event | None, ends: threading.Event) -> None:
+    if shutdown_event is None:
+        while not ends.wait(1.0):
+            pass
+    else:
+        while not shutdown_event.wait(_EVENT_SECONDS) and not ends.is_set():
+            pass

@@ -1,0 +1,194 @@
+"""`RPCConnection`: the verbs of one connection, for code on the reactor's thread."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+
+from kn_sock._outgoing import PendingCall
+from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
+from kn_sock.errors import CallCancelled
+
+__all__ = ["RPCConnection"]
+
+
+class Channel(Protocol):
+    """What the verbs are made of; `RPCProtocol` is one."""
+
+    def start_call(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
+        """Write a call and wait for its reply."""
+
+    def start_batch(self, calls: list[PendingCall], entries: list[BatchEntry]) -> None:
+        """Write a batch and wait for its replies."""
+
+    def send_notification(self, method: str, args: Any, kwargs: Any) -> Deferred[None]:
+        """Write a notification."""
+
+    def cancel_call(self, call: PendingCall) -> object:
+        """Give a call up."""
+
+    def close(self) -> Deferred[None]:
+        """Close the connection."""
+
+
+class DeferredVerbs:
+    """The verbs, over any channel; every one of them gives a Deferred."""
+
+    _channel: Channel
+    _options: CallOptions
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Call a method; every argument after its name goes to the method.
+
+        Returns:
+            A Deferred that fires with the result, or fails with: `RemoteError`, the function
+            raised; another `RPCError`, the peer refused; `CallTimeout`; `ConnectionLost`;
+            `CallCancelled`, which is a ``CancelledError`` too; ``TypeError`` or ``ValueError``, an
+            argument cannot be sent. Cancelling it cancels the call at the peer.
+
+        Spec: JSON-RPC 2.0, section 4.
+        """
+        check_method(method)
+        call = DeferredCall(method, self._options.timeout, self._channel)
+        try:
+            self._channel.start_call(call, method, args, kwargs)
+        except (TypeError, ValueError) as problem:
+            call.fail(problem)
+        return call.deferred
+
+    def notify(self, method: str, /, *args: Any, **kwargs: Any) -> Deferred[None]:
+        """Notify the peer: nothing comes back, not even an error.
+
+        Returns:
+            A Deferred that has fired, or has failed with `ConnectionLost`, or with ``TypeError`` or
+            ``ValueError`` where an argument cannot be sent.
+
+        Spec: JSON-RPC 2.0, section 4.1.
+        """
+        check_method(method)
+        return maybeDeferred(self._channel.send_notification, method, args, kwargs)
+
+    def batch(self) -> Batch[Deferred[list[Any]]]:
+        """Begin a batch; its ``send`` gives a Deferred of the list of results."""
+        return Batch(self._send_batch)
+
+    def _send_batch(self, entries: list[BatchEntry]) -> Deferred[list[Any]]:
+        return send_batch(self._channel, entries, self._options.timeout)
+
+    @property
+    def remote(self) -> Remote[Deferred[Any]]:
+        """The peer's methods as attributes: ``connection.remote.add(10, 20)``."""
+        return Remote(self.call)
+
+    def with_options(self, **options: Any) -> RPCConnection:
+        """Give the same connection with other options for each call: ``timeout``, in seconds."""
+        return RPCConnection(self._channel, self._options.replaced(options))
+
+
+class RPCConnection(DeferredVerbs):
+    """Calls the peer of one connection.
+
+    Made by `connect`, or found in a method as ``current_call().connection``.
+
+    Reactor: its thread only. No method calls back before it returns, except that a Deferred whose
+    call failed at once has already failed.
+    """
+
+    def __init__(self, channel: Channel, options: CallOptions) -> None:
+        self._channel = channel
+        self._options = options
+
+    def close(self) -> Deferred[None]:
+        """Close the connection; calls that wait for a reply fail with `ConnectionLost`. Idempotent.
+
+        Returns:
+            A Deferred that fires when the connection is closed.
+        """
+        return self._channel.close()
+
+
+class DeferredCallCancelled(CallCancelled, CancelledError):
+    """What a cancelled Deferred fails with: also Twisted's own error for it."""
+
+
+class DeferredCall(PendingCall):
+    """A call whose outcome a Deferred gets."""
+
+    __slots__ = ("deferred",)
+
+    def __init__(self, method: str, timeout: float | None, channel: Channel) -> None:
+        super().__init__(method, timeout)
+
+        def give_up(deferred: Deferred[Any]) -> None:
+            channel.cancel_call(self)
+            deferred.errback(DeferredCallCancelled(f"the call of {method} was cancelled"))
+
+        self.deferred: Deferred[Any] = Deferred(give_up)
+
+    def succeed(self, result: Any) -> None:
+        self.deferred.callback(result)
+
+    def fail(self, error: BaseException) -> None:
+        self.deferred.errback(error)
+
+
+class BatchMember(PendingCall):
+    """One call of a batch: puts its outcome in its place of the list."""
+
+    __slots__ = ("_place", "_whole")
+
+    def __init__(self, method: str, timeout: float | None, whole: WholeBatch, place: int) -> None:
+        super().__init__(method, timeout)
+        self.unit = whole
+        self._whole = whole
+        self._place = place
+
+    def succeed(self, result: Any) -> None:
+        self._whole.settle(self._place, result)
+
+    def fail(self, error: BaseException) -> None:
+        self._whole.settle(self._place, error)
+
+
+class WholeBatch:
+    """The outcomes of one batch, until the last is there."""
+
+    def __init__(self, channel: Channel, entries: list[BatchEntry], timeout: float | None) -> None:
+        methods = [entry.method for entry in entries if entry.is_call]
+        self.calls: list[PendingCall] = [
+            BatchMember(method, timeout, self, place) for place, method in enumerate(methods)
+        ]
+        self._channel = channel
+        self._results: list[Any] = [None] * len(methods)
+        self._awaited = len(methods)
+        self.deferred: Deferred[list[Any]] = Deferred(self._cancel)
+
+    def settle(self, place: int, outcome: Any) -> None:
+        """Take the outcome of one call."""
+        self._results[place] = outcome
+        self._awaited -= 1
+        if not self._awaited and not self.deferred.called:
+            self.deferred.callback(self._results)
+
+    def _cancel(self, deferred: Deferred[list[Any]]) -> None:
+        for call in self.calls:
+            self._channel.cancel_call(call)
+        deferred.errback(DeferredCallCancelled("the batch was cancelled"))
+
+
+def send_batch(
+    channel: Channel, entries: list[BatchEntry], timeout: float | None
+) -> Deferred[list[Any]]:
+    """Send a batch over a channel; the Deferred fires with its results in order."""
+    if not entries:
+        return succeed([])
+    batch = WholeBatch(channel, entries, timeout)
+    try:
+        channel.start_batch(batch.calls, entries)
+    except Exception as problem:
+        batch.deferred.errback(problem)
+        return batch.deferred
+    if not batch.calls:
+        batch.deferred.callback([])
+    return batch.deferred

@@ -1,0 +1,292 @@
+"""The exception tree, the error codes, and exceptions to and from JSON-RPC error objects.
+
+Everything here is plain data: what an error is called, not where it is raised. Nothing from Twisted
+belongs here; the modules at the rim attach Twisted's own error as the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import errno as errno_module
+import os
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "CallCancelled",
+    "CallTimeout",
+    "ConnectFailed",
+    "ConnectRefused",
+    "ConnectionLost",
+    "ErrorCode",
+    "InternalError",
+    "InvalidParams",
+    "InvalidRequest",
+    "KnSockError",
+    "MethodNotFound",
+    "ParseError",
+    "RPCError",
+    "RemoteError",
+]
+
+
+class ErrorCode(enum.IntEnum):
+    """The codes that kn_sock puts on the wire.
+
+    Spec: JSON-RPC 2.0, section 5.1 (-32700 and -32600 to -32603); the rest are from the ranges that
+    the section leaves to implementations.
+    """
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL_ERROR = -32603
+    FUNCTION_RAISED = -32000
+    DEADLINE_PASSED = -32001
+    NOT_AUTHENTICATED = -32002
+    REQUEST_TOO_LONG = -32007
+    REPLY_TOO_LONG = -32008
+    SERVER_BUSY = -32009
+    BATCH_TOO_LARGE = -32010
+    CANCELLED = -32800
+
+
+class KnSockError(Exception):
+    """The base of every exception that kn_sock raises for what happens on a connection."""
+
+
+class RPCError(KnSockError):
+    """The peer answered with an error. Raised by a method, it is the error that the caller gets.
+
+    Args:
+        code: the JSON-RPC error code, an integer. From -32768 to -32000 it is reserved.
+        message: one sentence; the text of the exception.
+        data: anything JSON can hold, or ``None`` for no ``data`` member.
+
+    Spec: JSON-RPC 2.0, section 5.1.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        Exception.__init__(self, message)
+        self.code = int(code)
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rpc_error, (self.code, self.message, self.data)
+
+
+class _StandardError(RPCError):
+    """An error whose code the specification fixes: built from a message alone."""
+
+    standard_code: ErrorCode
+
+    def __init__(self, message: str, data: Any = None) -> None:
+        super().__init__(self.standard_code, message, data)
+
+
+class ParseError(_StandardError):
+    """The line is not JSON (-32700)."""
+
+    standard_code = ErrorCode.PARSE_ERROR
+
+
+class InvalidRequest(_StandardError):
+    """The line is JSON, and not a request (-32600)."""
+
+    standard_code = ErrorCode.INVALID_REQUEST
+
+
+class MethodNotFound(_StandardError):
+    """No method has this name (-32601)."""
+
+    standard_code = ErrorCode.METHOD_NOT_FOUND
+
+
+class InvalidParams(_StandardError):
+    """The arguments do not fit the method; it was not called (-32602)."""
+
+    standard_code = ErrorCode.INVALID_PARAMS
+
+
+class InternalError(_StandardError):
+    """The call could not be carried out, through no fault of the caller (-32603)."""
+
+    standard_code = ErrorCode.INTERNAL_ERROR
+
+
+class RemoteError(RPCError):
+    """The remote function raised an exception.
+
+    The text is the remote exception's text and nothing else. Where the remote exception was of a
+    builtin type, or derived from one, this is an instance of that type too: ``except ValueError``
+    works as it would on a local call. No other type is looked up, imported or unpickled.
+
+    Attributes:
+        type_name: the name of the remote exception's type, or ``None`` where the peer's dialect
+            has no place for it.
+        remote_traceback: the remote traceback as text, or ``None`` unless the server shares it.
+    """
+
+    def __init__(self, message: str, data: Any = None, *, code: int = ErrorCode.FUNCTION_RAISED):
+        RPCError.__init__(self, code, message, data)
+        details = data if isinstance(data, Mapping) else {}
+        self.type_name: str | None = _text_or_none(details.get("type"))
+        self.remote_traceback: str | None = _text_or_none(details.get("traceback"))
+
+
+class CallTimeout(KnSockError, TimeoutError):
+    """No reply came in time.
+
+    Attributes:
+        maybe_executed: ``False`` when the request was never written, so that trying again is safe.
+    """
+
+    def __init__(self, message: str, *, maybe_executed: bool = True) -> None:
+        Exception.__init__(self, message)
+        self.maybe_executed = maybe_executed
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConnectionLost(KnSockError, ConnectionError):
+    """The connection ended before the reply came.
+
+    Attributes:
+        maybe_executed: ``False`` when the request was never written, so that trying again is safe.
+    """
+
+    def __init__(self, message: str, *, maybe_executed: bool = True) -> None:
+        Exception.__init__(self, message)
+        self.maybe_executed = maybe_executed
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CallCancelled(KnSockError):
+    """This side cancelled the call before the reply came."""
+
+
+class ConnectFailed(KnSockError, OSError):
+    """No connection could be made: a name not found, a refusal, a timeout.
+
+    Attributes:
+        errno: the operating system's number for it, or ``None``.
+    """
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        Exception.__init__(self, message)
+        self.errno = number
+        self.strerror = os.strerror(number) if number is not None else message
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConnectRefused(ConnectFailed, ConnectionRefusedError):
+    """Nothing listens at that address. Also the builtin ``ConnectionRefusedError``."""
+
+    def __init__(self, message: str, number: int | None = errno_module.ECONNREFUSED) -> None:
+        super().__init__(message, number)
+
+
+_STANDARD: dict[int, type[_StandardError]] = {
+    int(kind.standard_code): kind
+    for kind in (ParseError, InvalidRequest, MethodNotFound, InvalidParams, InternalError)
+}
+
+# Not rebuilt at the caller's: the first three would end the caller's loop or generator, and an
+# exception group cannot be built from a text.
+_NOT_REBUILT = (StopIteration, StopAsyncIteration, GeneratorExit)
+_GROUP = getattr(builtins, "BaseExceptionGroup", ())
+
+_remote_kinds: dict[str, type[RemoteError]] = {}
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _builtin_exception(name: object) -> type[Exception] | None:
+    found = getattr(builtins, name, None) if isinstance(name, str) else None
+    if not isinstance(found, type) or not issubclass(found, Exception):
+        return None
+    if found is Exception or issubclass(found, _NOT_REBUILT) or issubclass(found, _GROUP):
+        return None
+    return found
+
+
+def _remote_kind(data: Any) -> type[RemoteError]:
+    """Find the class that is both a RemoteError and the builtin exception that *data* names."""
+    if not isinstance(data, Mapping):
+        return RemoteError
+    found = _builtin_exception(data.get("builtin")) or _builtin_exception(data.get("type"))
+    if found is None:
+        return RemoteError
+    kind = _remote_kinds.get(found.__name__)
+    if kind is None:
+        kind = type(f"Remote{found.__name__}", (RemoteError, found), {"__module__": __name__})
+        _remote_kinds[found.__name__] = kind
+    return kind
+
+
+def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
+    """Build the exception that stands for an error object: of its code's class, if it has one."""
+    if code == ErrorCode.FUNCTION_RAISED:
+        return _remote_kind(data)(message, data)
+    standard = _STANDARD.get(code)
+    if standard is not None:
+        return standard(message, data)
+    return RPCError(code, message, data)
+
+
+def error_from_wire(error: Any) -> RPCError:
+    """Build an exception from whatever a peer put into ``error``.
+
+    An object is taken as JSON-RPC 2.0's; a string, as JSON-RPC 1.0's and kn-sock 0.3's, is the text
+    of what the function raised; anything else is shown as it is.
+    """
+    if isinstance(error, str):
+        return RemoteError(error)
+    if not isinstance(error, Mapping):
+        return RPCError(
+            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {error!r}", error
+        )
+    code = error.get("code")
+    message = error.get("message")
+    data = error.get("data")
+    if type(code) is not int:
+        code = ErrorCode.FUNCTION_RAISED
+    if not isinstance(message, str):
+        message = f"the peer answered with an error without a message: {dict(error)!r}"
+    return rpc_error(int(code), message, data)
+
+
+def describe_exception(exception: BaseException) -> RPCError:
+    """Say what a function raised as the error that its caller gets.
+
+    An `RPCError` is the function's own choice and passes as it is. Anything else becomes -32000
+    with the exception's text, or its type's name where it has none, and the builtin type it derives
+    from.
+    """
+    if isinstance(exception, RPCError):
+        return exception
+    kind = type(exception)
+    data = {"type": kind.__qualname__}
+    builtin = next((base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"), None)
+    if builtin not in (None, "Exception", "BaseException", "object", kind.__qualname__):
+        data["builtin"] = str(builtin)
+    try:
+        # A lone argument's own text: str(KeyError("k")) would be the quoted "'k'" everywhere else,
+        # and kn-sock 0.3 sent just that, so str() stays the rule.
+        text = str(exception)
+    except Exception:
+        text = ""
+    return RemoteError(text or kind.__name__, data)

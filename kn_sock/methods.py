@@ -1,0 +1,397 @@
+"""What can be called: names to callables, signatures analysed once, arguments bound and converted.
+
+Everything is decided when a method is registered, so that a call costs a look-up and a comparison.
+Where a method runs is decided here too; running it is `_serving`'s. A method is looked up in the
+table by its whole name and never by ``getattr``: what was not registered cannot be called.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UnsetType
+
+from kn_sock.errors import InvalidParams
+
+__all__ = ["Functions", "Method", "MethodTable", "in_reactor", "in_thread"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK: Final = "__kn_sock_runs_in__"
+_RESERVED: Final = ("rpc.", "$/")
+
+# Exact values of these pass without a question asked.
+_PLAIN_TYPES: Final = frozenset({int, float, str, bool})
+
+
+def in_reactor(function: F) -> F:
+    """Mark a function to run on the reactor's thread: it must not block, may return a Deferred."""
+    setattr(function, _MARK, "reactor")
+    return function
+
+
+def in_thread(function: F) -> F:
+    """Mark a function to run in the server's threads: it may block, returns a plain value."""
+    setattr(function, _MARK, "thread")
+    return function
+
+
+class Method:
+    """One callable, and what is known of it.
+
+    Attributes:
+        name: the name that callers use.
+        function: the callable.
+        on_reactor: whether it runs on the reactor's thread rather than in the pool.
+        signature: its signature, or ``None`` for a builtin that has none.
+    """
+
+    __slots__ = (
+        "_convert",
+        "_most",
+        "_positional",
+        "_required",
+        "function",
+        "name",
+        "on_reactor",
+        "signature",
+    )
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.function = function
+        target = _unwrapped(function)
+        self.signature = _signature_of(function, target)
+        self.on_reactor = _runs_on_reactor(name, function, target, self.signature)
+        self._convert = {
+            parameter.name: convert
+            for parameter in (self.signature.parameters.values() if self.signature else ())
+            if (convert := _converter(parameter)) is not None
+        }
+        # What can be bound by counting: positions alone, nothing named that has to be given.
+        self._positional: list[Callable[[Any], Any] | None] = []
+        self._required = 0
+        self._most = -1
+        if self.signature is not None:
+            self._learn_positions(self.signature)
+
+    def _learn_positions(self, signature: inspect.Signature) -> None:
+        for parameter in signature.parameters.values():
+            convert = self._convert.get(parameter.name)
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                self._positional.append(convert)
+                if parameter.default is parameter.empty:
+                    self._required += 1
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                if convert is not None:
+                    return
+                self._most = sys.maxsize
+            elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                self._most = -1
+                return
+        if self._most < 0:
+            self._most = len(self._positional)
+        if not any(self._positional):
+            self._positional = []
+
+    def bind(
+        self,
+        params: Sequence[Any] | dict[str, Any] | UnsetType | None,
+        kwargs: dict[str, Any] | UnsetType | None,
+    ) -> tuple[Sequence[Any], dict[str, Any] | None]:
+        """Fit the arguments of a request to the signature, converting those that are annotated.
+
+        Returns:
+            The positional and the named arguments of the call.
+
+        Raises:
+            InvalidParams: they do not fit; the text says which, and shows the signature.
+        """
+        if type(params) is list and not kwargs and self._required <= len(params) <= self._most:
+            if self._positional:
+                return self._convert_positions(params), None
+            return params, None
+        if not params and not kwargs and self._required == 0 <= self._most:
+            return (), None
+        args: Sequence[Any] = ()
+        named: dict[str, Any] = dict(kwargs) if kwargs else {}
+        if isinstance(params, dict):
+            if named:
+                raise InvalidParams(
+                    f"{self}: kwargs go with an array of params, not with an object"
+                )
+            named = params
+        elif params:
+            args = params
+        if self.signature is None:
+            return args, named
+        return self._bind_slowly(args, named)
+
+    def _convert_positions(self, params: list[Any]) -> list[Any]:
+        converters = self._positional
+        for index, value in enumerate(params[: len(converters)]):
+            convert = converters[index]
+            if convert is not None:
+                params[index] = self._converted(convert, value, self._position_name(index))
+        return params
+
+    def _position_name(self, index: int) -> str:
+        assert self.signature is not None
+        return list(self.signature.parameters)[index]
+
+    def _bind_slowly(
+        self, args: Sequence[Any], named: dict[str, Any]
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        assert self.signature is not None
+        try:
+            bound = self.signature.bind(*args, **named)
+        except TypeError as problem:
+            raise InvalidParams(f"{self}: {problem}") from None
+        for name, value in bound.arguments.items():
+            convert = self._convert.get(name)
+            if convert is None:
+                continue
+            kind = self.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                value = tuple(self._converted(convert, one, name) for one in value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                value = {key: self._converted(convert, one, key) for key, one in value.items()}
+            else:
+                value = self._converted(convert, value, name)
+            bound.arguments[name] = value
+        return bound.args, bound.kwargs
+
+    def _converted(self, convert: Callable[[Any], Any], value: Any, parameter: str) -> Any:
+        try:
+            return convert(value)
+        except RecursionError:
+            raise InvalidParams(f"{self}: {parameter} is nested too deeply") from None
+        except (msgspec.ValidationError, ValueError, TypeError, OverflowError) as problem:
+            raise InvalidParams(f"{self}: {parameter}: {problem}") from None
+
+    def __str__(self) -> str:
+        text = f"{self.name}{self.signature}" if self.signature is not None else f"{self.name}(…)"
+        return text if len(text) <= 200 else text[:199] + "…"
+
+    def __repr__(self) -> str:
+        return f"<Method {self} {'on the reactor' if self.on_reactor else 'in a thread'}>"
+
+
+def _unwrapped(function: Callable[..., Any]) -> Any:
+    """Find the function whose annotations and kind count."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, type) and not inspect.isroutine(function):
+        function = type(function).__call__
+    return inspect.unwrap(getattr(function, "__func__", function))
+
+
+def _signature_of(function: Callable[..., Any], target: Any) -> inspect.Signature | None:
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return None
+    scope = getattr(target, "__globals__", {})
+    parameters = [
+        parameter.replace(annotation=_evaluated(parameter.annotation, scope))
+        for parameter in signature.parameters.values()
+    ]
+    result = _evaluated(signature.return_annotation, scope)
+    return signature.replace(parameters=parameters, return_annotation=result)
+
+
+def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
+    """Resolve an annotation that is a string; one that cannot be resolved stays as it is."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        # The text is the server's own source, as typing.get_type_hints would evaluate it too; one
+        # by one, so that a name imported for the type checker alone does not cost the others their
+        # type.
+        return eval(annotation, scope)  # noqa: S307  # see above
+    except Exception:
+        return annotation
+
+
+def _runs_on_reactor(
+    name: str, function: Callable[..., Any], target: Any, signature: inspect.Signature | None
+) -> bool:
+    is_async = inspect.iscoroutinefunction(target)
+    mark = getattr(function, _MARK, getattr(target, _MARK, None))
+    if is_async and mark == "thread":
+        raise TypeError(f"{name} is async and cannot run in a thread; remove @in_thread")
+    if mark is not None:
+        return bool(mark == "reactor")
+    return is_async or (signature is not None and _is_deferred(signature.return_annotation))
+
+
+def _is_deferred(annotation: Any) -> bool:
+    """Tell a Deferred's annotation by name: this module does not need Twisted to be importable."""
+    if isinstance(annotation, str):
+        return annotation.split("[")[0].rpartition(".")[2] == "Deferred"
+    kind = typing.get_origin(annotation) or annotation
+    if getattr(kind, "__module__", "") != "twisted.internet.defer":
+        return False
+    return getattr(kind, "__name__", "") == "Deferred"
+
+
+def _converter(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
+    """Build what checks and converts one argument; ``None`` where it passes as it comes."""
+    annotation = parameter.annotation
+    if (
+        annotation is parameter.empty
+        or isinstance(annotation, str)
+        or not is_convertible(annotation)
+    ):
+        return None
+    if parameter.default is None:
+        annotation = typing.Optional[annotation]  # noqa: UP045  # strings have no |
+    if annotation in _PLAIN_TYPES:
+        return functools.partial(_convert_plain, annotation)
+    return functools.partial(msgspec.convert, type=annotation, str_keys=True)
+
+
+def _convert_plain(kind: type, value: Any) -> Any:
+    return value if type(value) is kind else msgspec.convert(value, kind)
+
+
+def is_convertible(annotation: Any) -> bool:
+    """Tell whether JSON values can be checked against a type: not for ``Any`` or foreign classes."""
+    try:
+        info = msgspec.inspect.type_info(annotation)
+    except Exception:
+        return False
+    return not isinstance(info, msgspec.inspect.AnyType) and not _is_foreign(info)
+
+
+def _is_foreign(info: Any) -> bool:
+    if isinstance(info, msgspec.inspect.CustomType):
+        return True
+    inner = [getattr(info, name, None) for name in ("item_type", "key_type", "value_type")]
+    inner += getattr(info, "types", None) or getattr(info, "item_types", None) or ()
+    return any(_is_foreign(one) for one in inner if one is not None)
+
+
+class MethodTable(Mapping[str, Method]):
+    """The methods that a server offers, by name.
+
+    Args:
+        source: where the first methods come from, as for `add`.
+        prefix: what to put before their names, as for `add`.
+
+    A table is a mapping of names to `Method` objects, and may be given wherever functions are
+    wanted.
+    """
+
+    def __init__(self, source: Functions | None = None, *, prefix: str = "") -> None:
+        self._methods: dict[str, Method] = {}
+        if source is not None:
+            self.add(source, prefix=prefix)
+
+    def add(self, source: Functions, *, prefix: str = "") -> MethodTable:
+        """Add the functions of a mapping, the public methods of an object, or a module's functions.
+
+        Args:
+            source: a mapping of names to callables, another table, a module (the functions in its
+                ``__all__``, or else the public ones that it defines), or any object (its public
+                methods). A class is not accepted: make an object of it.
+            prefix: ``"calc"`` makes ``add`` callable as ``calc.add``; empty for none.
+
+        Returns:
+            The table itself, so that additions can be chained.
+
+        Raises:
+            TypeError: the source holds something that cannot be called, or is no source at all.
+            ValueError: a name is taken, or reserved (``rpc.`` and ``$/`` begin reserved names).
+        """
+        for name, function in _functions_in(source):
+            self._register(f"{prefix}.{name}" if prefix else name, function)
+        return self
+
+    def _register(self, name: str, function: Callable[..., Any]) -> None:
+        if name.startswith(_RESERVED):
+            raise ValueError(f"{name}: names that begin with rpc. or $/ are reserved; rename it")
+        if name in self._methods:
+            raise ValueError(f"{name} is there twice; give one of them a prefix")
+        self._methods[name] = Method(name, function)
+
+    def __getitem__(self, name: str) -> Method:
+        return self._methods[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def __repr__(self) -> str:
+        return f"<MethodTable of {', '.join(self) or 'nothing'}>"
+
+
+Functions: TypeAlias = Mapping[str, Any] | MethodTable | types.ModuleType | object
+
+
+def _functions_in(source: Functions) -> Iterator[tuple[str, Callable[..., Any]]]:
+    if isinstance(source, MethodTable):
+        yield from ((name, method.function) for name, method in source.items())
+    elif isinstance(source, Mapping):
+        yield from _functions_of_mapping(source)
+    elif isinstance(source, types.ModuleType):
+        yield from _functions_of_module(source)
+    elif isinstance(source, type):
+        raise TypeError(f"{source.__name__} is a class; pass an object of it: {source.__name__}()")
+    elif inspect.isroutine(source) or isinstance(source, functools.partial):
+        name = getattr(source, "__name__", "function")
+        raise TypeError(f"one function needs a name to be called by: pass {{{name!r}: {name}}}")
+    elif source is None or isinstance(source, (str, bytes, int, float, list, tuple, set)):
+        raise TypeError(
+            "functions come from a mapping of names to callables, a module, or an object with "
+            f"methods, not from {source!r:.60}"
+        )
+    else:
+        yield from _methods_of_object(source)
+
+
+def _functions_of_mapping(source: Mapping[Any, Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
+    for name, function in source.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a method's name is a string, not {name!r:.60}")
+        if not callable(function):
+            raise TypeError(f"{name} is {function!r:.60}, which cannot be called")
+        yield name, function
+
+
+def _functions_of_module(module: types.ModuleType) -> Iterator[tuple[str, Callable[..., Any]]]:
+    exported = getattr(module, "__all__", None)
+    for name in exported if exported is not None else list(vars(module)):
+        try:
+            value = getattr(module, name)
+        except AttributeError:
+            raise TypeError(f"{module.__name__}.__all__ names {name}, which is not there") from None
+        if not callable(value) or isinstance(value, type):
+            continue
+        defined_here = getattr(value, "__module__", None) == module.__name__
+        if exported is not None or (defined_here and not name.startswith("_")):
+            yield name, value
+
+
+def _methods_of_object(source: object) -> Iterator[tuple[str, Callable[..., Any]]]:
+    found = False
+    for name in dir(source):
+        static = inspect.getattr_static(source, name, None)
+        # Properties are not touched: to read one could do anything.
+        if name.startswith("_") or not (
+            inspect.isroutine(static) or isinstance(static, (staticmethod, classmethod))
+        ):
+            continue
+        found = True
+        yield name, getattr(source, name)
+    if not found:
+        raise TypeError(f"{source!r:.60} has no public methods to serve")

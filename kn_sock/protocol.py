@@ -1,0 +1,446 @@
+"""`RPCProtocol`: a connection's transport on one side, its session and its calls on the other.
+
+Here lines become calls and answers become bytes; what they mean is `_session`'s, what is done about
+them `_serving`'s and `_outgoing`'s. Both ends of a connection are this class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import implementer
+
+from kn_sock import _codec
+from kn_sock._codec import Dialect
+from kn_sock._framing import Line, LineFramer, OverlongLine
+from kn_sock._options import DRAIN_TIMEOUT
+from kn_sock._outbox import Outbox, Turn
+from kn_sock._outgoing import Outgoing, PendingCall
+from kn_sock._serving import Runner, Serving
+from kn_sock._session import (
+    Answered,
+    Cancel,
+    Complaint,
+    Event,
+    Failed,
+    Refusal,
+    Request,
+    Session,
+    Violation,
+)
+from kn_sock._verbs import BatchEntry, CallOptions
+from kn_sock.connection import RPCConnection
+from kn_sock.errors import ParseError
+
+__all__ = ["RPCProtocol"]
+
+log = Logger()
+
+# Lines handled before other connections have their turn.
+_QUANTUM: Final = 500
+
+_HTTP_REQUEST: Final = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ")
+
+
+class State(enum.Enum):
+    """The life of a connection: each state may only be followed by a later one."""
+
+    NEW = 0
+    OPEN = 1
+    # No more input is looked at; what was written still goes out.
+    CLOSING = 2
+    LOST = 3
+
+
+@dataclasses.dataclass
+class Settings:
+    """What the connections of one factory share.
+
+    Attributes:
+        runner: the methods that the peer may call, and how they run.
+        turn: gathers what is written.
+        clock: the reactor, as far as it tells the time.
+        dialect: how our own calls are written.
+        call_options: how they are made unless said otherwise.
+        ids: numbers them, across connections.
+    """
+
+    runner: Runner
+    turn: Turn
+    clock: IReactorTime
+    dialect: Dialect = "2.0"
+    call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
+    ids: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class RPCProtocol(LineReceiver):
+    """Newline-delimited JSON-RPC over any stream transport; the same class at both ends.
+
+    Made by `RPCServerFactory` and by the clients; its verbs are those of `connection`.
+
+    Reactor: its thread only.
+
+    Spec: JSON-RPC 2.0, JSON-RPC 1.0, kn-sock 0.3, each message answered in its own dialect.
+    """
+
+    delimiter = b"\n"
+    # Any stream transport; what it offers beyond ITransport is asked for where it is used.
+    transport: Any
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        opened: Callable[[RPCProtocol], object] = lambda _: None,
+        ended: Callable[[RPCProtocol], object] = lambda _: None,
+    ) -> None:
+        options = settings.runner.options
+        self._settings = settings
+        self._opened = opened
+        self._ended = ended
+        self._state = State.NEW
+        self._framer = LineFramer(options.max_line_bytes)
+        self._session: Session[PendingCall] = Session(
+            settings.dialect,
+            ids=settings.ids,
+            max_line_bytes=options.max_line_bytes,
+            max_batch=options.max_batch,
+        )
+        self._backlog: list[Line | OverlongLine] = []
+        self._backlog_timer: IDelayedCall | None = None
+        self._close_timer: IDelayedCall | None = None
+        self._is_reading = True
+        self._heard_first_line = False
+        self._peer_is_done = False
+        self._is_draining = False
+        self._close_waiters: list[Deferred[None]] = []
+        self._reason: str | None = None
+
+    # --- the transport calls ----------------------------------------------------------------------
+
+    @override
+    def connectionMade(self) -> None:
+        transport = self.transport
+        # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
+        for option in ("setTcpNoDelay", "setTcpKeepAlive"):
+            if hasattr(transport, option):
+                getattr(transport, option)(True)
+        self.peer = transport.getPeer()
+        self.peer_text = address_text(self.peer)
+        self._outbox = Outbox(transport.write, self._settings.turn)
+        self._serving = Serving(self, self._session, self._settings.runner)
+        self._outgoing = Outgoing(self._session, self._outbox, self._settings.clock, self.peer_text)
+        self._connection: RPCConnection | None = None
+        self._state = State.OPEN
+        transport.registerProducer(self, True)
+        self._opened(self)
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        if self._state is not State.OPEN:
+            return
+        lines = self._framer.feed(data)
+        if not self._heard_first_line and lines:
+            self._heard_first_line = True
+            if _speaks_http(lines[0]):
+                log.warn("{peer} speaks HTTP: closed, nothing was run", peer=self.peer_text)
+                self._abort("the peer speaks HTTP")
+                return
+        if self._backlog:
+            self._backlog += lines
+        else:
+            self._process(lines)
+
+    def _process(self, lines: list[Line | OverlongLine]) -> None:
+        if len(lines) > _QUANTUM:
+            self._backlog = lines[_QUANTUM:]
+            del lines[_QUANTUM:]
+            self._backlog_timer = self._settings.clock.callLater(0, self._go_on)
+            self.update_reading()
+        turn = self._settings.turn
+        turn.hold()
+        try:
+            for line in lines:
+                if type(line) is OverlongLine:
+                    self._act_on(self._session.receive_overlong(line))
+                else:
+                    self.lineReceived(line)  # type: ignore[arg-type]  # an OverlongLine went above
+                if self._state is not State.OPEN:
+                    break
+        finally:
+            turn.release()
+        if self._peer_is_done:
+            self._close_when_answered()
+
+    def _go_on(self) -> None:
+        self._backlog_timer = None
+        lines, self._backlog = self._backlog, []
+        self._process(lines)
+        self.update_reading()
+
+    @override
+    def lineReceived(self, line: Line) -> None:
+        event = self._session.receive(line)
+        if type(event) is Request:
+            self._serving.receive(event)
+        elif type(event) is Answered:
+            event.pending.succeed(event.result)
+        elif type(event) is list:
+            for one in event:
+                self._act_on(one)
+        elif event is not None:
+            self._act_on(cast("Event[PendingCall]", event))
+
+    def _act_on(self, event: Event[PendingCall]) -> None:
+        if self._state is not State.OPEN:
+            return
+        if isinstance(event, Request):
+            self._serving.receive(event)
+        elif isinstance(event, Answered):
+            event.pending.succeed(event.result)
+        elif isinstance(event, Failed):
+            event.pending.fail(event.error)
+        elif isinstance(event, Refusal):
+            self.send(event.line)
+        elif isinstance(event, Cancel):
+            self._serving.cancel(event.id)
+        elif isinstance(event, Complaint):
+            self._outgoing.complain(event.error)
+        elif isinstance(event, Violation):
+            log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=event.reason)
+            self._abort(event.reason)
+
+    def readConnectionLost(self) -> None:
+        """The peer has sent all that it will: answer what it asked, then close."""
+        if self._framer.unfinished and self._state is State.OPEN:
+            error = ParseError("the last line has no newline at its end; nothing in it was run")
+            self.send(_codec.encode_error("2.0", None, error))
+        self._peer_is_done = True
+        self._outgoing.end("the peer sends no more", None)
+        self._close_when_answered()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing: we never shut down the writing side alone."""
+
+    @override
+    def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008
+        was_made = self._state is not State.NEW
+        self._state = State.LOST
+        self._backlog = []
+        for timer in (self._backlog_timer, self._close_timer):
+            if timer is not None:
+                timer.cancel()
+        self._backlog_timer = self._close_timer = None
+        if was_made:
+            self._serving.end()
+            self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
+        self._ended(self)
+        waiters, self._close_waiters = self._close_waiters, []
+        for waiter in waiters:
+            waiter.callback(None)
+
+    # --- how much is read and written -------------------------------------------------------------
+
+    def send(self, line: bytes) -> None:
+        """Write a line, its newline included, at the end of this reactor turn."""
+        if self._state is State.OPEN:
+            self._outbox.put(line)
+
+    @override
+    def pauseProducing(self) -> None:
+        """The peer does not take what we write: begin nothing new until it does."""
+        self._serving.set_peer_reads(False)
+
+    @override
+    def resumeProducing(self) -> None:
+        """The peer took what we wrote: go on."""
+        self._serving.set_peer_reads(True)
+
+    @override
+    def stopProducing(self) -> None:
+        """The transport is gone; `connectionLost` follows."""
+
+    @property
+    def awaits_replies(self) -> bool:
+        """Whether calls of our own wait for this peer's replies."""
+        return self._outgoing.is_waiting
+
+    def update_reading(self) -> None:
+        """Read on, or stop reading, by what is under way.
+
+        Replies that our own calls wait for arrive by the same way as the peer's calls: while there
+        are such, reading goes on, or two peers that call each other could wait for ever.
+        """
+        serving = self._serving
+        wanted = not self._backlog and (
+            serving.wants_more or (self.awaits_replies and serving.may_refuse)
+        )
+        if wanted is self._is_reading or self._state is not State.OPEN:
+            return
+        self._is_reading = wanted
+        if wanted:
+            self.transport.resumeProducing()
+        else:
+            self.transport.pauseProducing()
+
+    # --- calls that we make -----------------------------------------------------------------------
+
+    @property
+    def connection(self) -> RPCConnection:
+        """The verbs to call the peer with."""
+        if self._connection is None:
+            self._connection = RPCConnection(self, self._settings.call_options)
+        return self._connection
+
+    def start_call(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
+        """Write a call and wait for its reply.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent; nothing was.
+        """
+        call.call_id, line = self._session.write_call(method, args, kwargs)
+        self._start([call], line)
+
+    def start_batch(self, calls: list[PendingCall], entries: list[BatchEntry]) -> None:
+        """Write a batch and wait for the replies to its calls.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent, or the dialect has no batches.
+            ConnectionLost: the connection has ended, and the batch has no calls that could fail.
+        """
+        lines = []
+        waiting = iter(calls)
+        for entry in entries:
+            if entry.is_call:
+                next(waiting).call_id, line = self._session.write_call(*entry[:3])
+            else:
+                line = self._session.write_notification(*entry[:3])
+            lines.append(line)
+        self._start(calls, self._session.write_batch(lines))
+
+    def _start(self, calls: list[PendingCall], line: bytes) -> None:
+        self._outgoing.start(calls, line)
+        if not self._is_reading:
+            self.update_reading()
+
+    def send_notification(self, method: str, args: Any, kwargs: Any) -> Deferred[None]:
+        """Write a notification.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
+            ConnectionLost: the connection has ended.
+        """
+        self._outgoing.notify(self._session.write_notification(method, args, kwargs))
+        return succeed(None)
+
+    def cancel_call(self, call: PendingCall) -> object:
+        """Give a call up, and tell the peer."""
+        return self._outgoing.cancel(call)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    @property
+    def peer_certificate(self) -> Any:
+        """The certificate that the peer showed over TLS, or ``None``."""
+        get = getattr(self.transport, "getPeerCertificate", None)
+        return get() if get is not None else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made."""
+        return self._state is State.OPEN and not self._peer_is_done
+
+    def serving_is_idle(self) -> None:
+        """Take note that every call of the peer is answered."""
+        if self._peer_is_done or self._is_draining:
+            self._close_when_answered()
+
+    def drain(self) -> Deferred[None]:
+        """Refuse new calls, finish those under way, flush, close.
+
+        Returns:
+            A Deferred that fires when the connection is closed.
+        """
+        self._is_draining = True
+        if self._state is State.OPEN:
+            self._serving.drain()
+        self._close_when_answered()
+        return self._when_closed()
+
+    def _close_when_answered(self) -> None:
+        if self._state is State.OPEN and self._serving.is_idle and not self._backlog:
+            self._begin_close("closed when all was answered")
+
+    def close(self) -> Deferred[None]:
+        """Write what waits and close; calls of ours that wait for a reply fail.
+
+        Returns:
+            A Deferred that fires when the connection is closed.
+        """
+        if self._state is State.OPEN:
+            self._begin_close("this side closed it")
+        return self._when_closed()
+
+    def _begin_close(self, reason: str) -> None:
+        self._settings.turn.flush()
+        self._state = State.CLOSING
+        self._reason = reason
+        self._outgoing.end(reason, None)
+        # A peer that never reads would hold up the close for ever.
+        self._close_timer = self._settings.clock.callLater(DRAIN_TIMEOUT, self.abort)
+        # With a producer registered, TLS would wait for it before it closes.
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _when_closed(self) -> Deferred[None]:
+        if self._state is State.LOST:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._close_waiters.append(waiter)
+        return waiter
+
+    def _abort(self, reason: str) -> None:
+        self._state = State.CLOSING
+        self._reason = reason
+        self.transport.abortConnection()
+
+    def abort(self) -> None:
+        """Close at once, whatever is not written."""
+        if self._close_timer is not None and self._close_timer.active():
+            self._close_timer.cancel()
+        self._close_timer = None
+        if self._state is not State.LOST:
+            self._abort(self._reason or "this side aborted it")
+
+
+def _speaks_http(line: Line | OverlongLine) -> bool:
+    start = line.prefix if isinstance(line, OverlongLine) else line
+    return _HTTP_REQUEST.match(start) is not None
+
+
+def address_text(address: Any) -> str:
+    """Write an address as a person would."""
+    host = getattr(address, "host", None)
+    if host is not None:
+        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    name = getattr(address, "name", None)
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
+    return str(name or "a Unix socket" if hasattr(address, "name") else address)

@@ -1,0 +1,241 @@
+"""``twistd knsock``: read the command line, build a service, nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.python import usage
+from typing_extensions import override
+
+from kn_sock._options import ServerOptions
+from kn_sock.methods import MethodTable
+from kn_sock.server import RPCServerService
+
+__all__ = ["Options", "makeService"]
+
+_DEFAULT_PORT = "8080"
+_NO_LIMIT = "none"
+
+
+def _seconds(text: str) -> float | None:
+    return None if text == _NO_LIMIT else float(text)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("say yes or no")
+    return text == "yes"
+
+
+# How the text of an option becomes its value, by the type that ServerOptions gives it.
+_FROM_TEXT: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float | None": _seconds,
+    "bool": _switch,
+}
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _NO_LIMIT if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# Every server option that has a text form is an option here, by the same name.
+_SERVER_FIELDS = [field for field in dataclasses.fields(ServerOptions) if field.type in _FROM_TEXT]
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Options(usage.Options):
+    """The options of ``twistd knsock``."""
+
+    synopsis = "--funcs MODULE.NAME [options]"
+    longdesc = (
+        "Serve Python functions over newline-delimited JSON-RPC. What to serve is the dotted name "
+        "of a mapping of functions, of an object with methods, or of a module, found in the "
+        "current directory too. Example: twistd -n knsock --port 8080 --funcs mymod.FUNCS"
+    )
+
+    optParameters = [  # noqa: RUF012  # read by twisted.python.usage
+        ["host", None, "127.0.0.1", "address that a bare port number is bound to"],
+        *(
+            [_flag(field.name), None, _text_of(getattr(ServerOptions(), field.name)),
+             field.metadata["help"]]
+            for field in _SERVER_FIELDS
+        ),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["ports"] = []
+        self["funcs"] = []
+
+    def opt_port(self, port: str) -> None:
+        """Port number, or any Twisted server endpoint. May be repeated. [default: 8080]"""  # noqa: D415  # shown in the help
+        self["ports"].append(port)
+
+    def opt_funcs(self, name: str) -> None:
+        """What to serve, as mymod.FUNCS; with a prefix, as calc=mymod.CALC. May be repeated."""
+        self["funcs"].append(name)
+
+    opt_p = opt_port
+    opt_f = opt_funcs
+
+    @override
+    def postOptions(self) -> None:
+        if not self["funcs"]:
+            raise usage.UsageError("say what to serve, as --funcs mymod.FUNCS")
+        self["ports"] = self["ports"] or [_DEFAULT_PORT]
+        for port in self["ports"]:
+            if port.isdigit() and int(port) > 65535:
+                raise usage.UsageError(f"--port {port}: a port is at most 65535")
+        values = {field.name: self._value_of(field) for field in _SERVER_FIELDS}
+        try:
+            ServerOptions(**values)
+        except (TypeError, ValueError) as problem:
+            raise usage.UsageError(str(problem)) from None
+        self["server_options"] = values
+
+    def _value_of(self, field: dataclasses.Field[Any]) -> Any:
+        flag = _flag(field.name)
+        try:
+            return _FROM_TEXT[str(field.type)](self[flag])
+        except ValueError as problem:
+            raise usage.UsageError(f"--{flag} {self[flag]}: {problem}") from None
+
+
+def makeService(options: Options) -> IService:  # twistd looks it up by this name
+    """Build the service that twistd runs.
+
+    Raises:
+        SystemExit: something that the options name cannot be found or used; the text says what.
+            twistd answers a usage error with pages of its own help, which would hide it.
+    """
+    # twistd does not look for modules in the current directory, and leaves it when it daemonises.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        table = _load_table(options["funcs"])
+        services = [
+            RPCServerService(
+                _endpoint_of(port, options["host"]), table, **options["server_options"]
+            )
+            for port in options["ports"]
+        ]
+    except usage.UsageError as problem:
+        raise SystemExit(f"twistd knsock: {problem}") from None
+    except ValueError as problem:
+        raise SystemExit(f"twistd knsock: --port {problem}") from None
+    return CommandLineService(services, options.parent)
+
+
+def _endpoint_of(port: str, host: str) -> str:
+    if not port.isdigit():
+        return port
+    escaped = host.replace(":", "\\:")
+    return f"tcp{'6' if ':' in host else ''}:{port}:interface={escaped}"
+
+
+def _load_table(names: list[str]) -> MethodTable:
+    table = MethodTable()
+    for given in names:
+        prefix, _, name = given.rpartition("=")
+        try:
+            table.add(_load(name), prefix=prefix)
+        except (TypeError, ValueError) as problem:
+            raise usage.UsageError(f"--funcs {given}: {problem}") from None
+    return table
+
+
+def _load(name: str) -> Any:
+    """Find what a dotted name names: a module, or something in one.
+
+    Raises:
+        UsageError: it is not there, or its module cannot be imported.
+    """
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise usage.UsageError(f"--funcs {name!r}: a dotted name is wanted, as mymod.FUNCS")
+    module, found = _import_longest(name, parts)
+    value: Any = module
+    for part in parts[found:]:
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            public = [each for each in dir(value) if not each.startswith("_")]
+            raise usage.UsageError(
+                f"--funcs {name}: {'.'.join(parts[:found])} has no {part}; "
+                f"it has {', '.join(public) or 'nothing public'}"
+            ) from None
+        found += 1
+    return value
+
+
+def _import_longest(name: str, parts: list[str]) -> tuple[Any, int]:
+    module: Any = None
+    for count in range(1, len(parts) + 1):
+        dotted = ".".join(parts[:count])
+        try:
+            module = importlib.import_module(dotted)
+        except ModuleNotFoundError as problem:
+            if problem.name is None or not f"{dotted}.".startswith(f"{problem.name}."):
+                raise _import_failed(name, dotted, problem) from None
+            if module is None:
+                raise usage.UsageError(
+                    f"--funcs {name}: there is no module {dotted} in {os.getcwd()} "
+                    "or on Python's path"
+                ) from None
+            return module, count - 1
+        except Exception as problem:
+            raise _import_failed(name, dotted, problem) from None
+    return module, len(parts)
+
+
+def _import_failed(name: str, dotted: str, problem: Exception) -> usage.UsageError:
+    place = ""
+    frame = problem.__traceback__
+    while frame is not None:
+        place = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
+        frame = frame.tb_next
+    if place.startswith(" (<frozen"):
+        place = ""
+    kind = type(problem).__name__
+    return usage.UsageError(f"--funcs {name}: importing {dotted} failed: {kind}: {problem}{place}")
+
+
+class CommandLineService(MultiService):
+    """Runs the servers, and says in one line why they cannot be started.
+
+    Args:
+        services: one for each port.
+        twistd: the options of twistd itself, or ``None``.
+    """
+
+    def __init__(self, services: list[RPCServerService], twistd: Any) -> None:
+        super().__init__()
+        self._twistd = twistd
+        for service in services:
+            service.setServiceParent(self)
+
+    @override
+    def privilegedStartService(self) -> None:
+        try:
+            super().privilegedStartService()
+        except OSError as problem:
+            if self._twistd is None or not self._twistd.get("nodaemon"):
+                # The daemon's parent waits for this, and prints it.
+                raise
+            # twistd removes its file only after an Exception, which it shows as a traceback.
+            pidfile = self._twistd.get("pidfile")
+            if pidfile and os.path.exists(pidfile):
+                os.unlink(pidfile)
+            raise SystemExit(f"twistd knsock: {problem.strerror or problem}") from None

@@ -1,0 +1,5 @@
+"""Everything that setuptools needs is in setup.cfg."""
+
+from setuptools import setup
+
+setup()
