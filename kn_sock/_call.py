@@ -6,41 +6,42 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
-    from kn_sock._session import Request
     from kn_sock.connection import RPCConnection
-    from kn_sock.protocol import RPCProtocol
 
-_current: ContextVar[Call] = ContextVar("kn_sock.current_call")
+current: ContextVar[Call] = ContextVar("kn_sock.current_call")
 
 
-class Call:
+class Call(Struct, eq=False):
     """One call while it is served, as `current_call` gives it to the method.
 
-    Reactor: `method`, `cancelled`, `deadline` and `peer` may be read on any thread; `connection` is
-    for the reactor's thread (in a worker thread, reach it with ``blockingCallFromThread``).
+    Attributes:
+        cancelled: whether the caller gave up or went away; a function in a thread can look.
+        deadline: when the call has to be over, in the reactor's seconds; ``None`` for no limit.
+
+    Reactor: all of it may be read on any thread; `connection` is for the reactor's thread (in a
+    worker thread, reach it with ``blockingCallFromThread``).
     """
 
-    __slots__ = ("_protocol", "cancelled", "deadline", "request", "stop")
-
-    def __init__(self, protocol: RPCProtocol, request: Request) -> None:
-        self._protocol = protocol
-        self.request = request
-        #: Whether the caller gave up or went away; a function in a thread can look, and stop.
-        self.cancelled = False
-        #: When the call has to be over, in the reactor's seconds; ``None`` for no limit.
-        self.deadline: float | None = None
-        self.stop: Callable[[], object] | None = None
+    _protocol: Any
+    _request: Any
+    cancelled: bool = False
+    deadline: float | None = None
+    # How the call is stopped, while it is under way.
+    _stop: Callable[[], object] | None = None
 
     @property
     def method(self) -> str:
         """The name that was called."""
-        return self.request.method
+        return str(self._request.method)
 
     @property
     def connection(self) -> RPCConnection:
         """The connection that the call came over, to call or notify the peer in turn."""
-        return self._protocol.connection
+        connection: RPCConnection = self._protocol.connection
+        return connection
 
     @property
     def peer(self) -> Any:
@@ -65,15 +66,15 @@ def current_call() -> Call:
         LookupError: no method is running here.
     """
     try:
-        return _current.get()
+        return current.get()
     except LookupError:
         raise LookupError("no call is served here: current_call() is for methods") from None
 
 
 def run_as(call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Run a function so that `current_call` gives *call* in it."""
-    token = _current.set(call)
+    token = current.set(call)
     try:
         return function(*args, **kwargs) if kwargs else function(*args)
     finally:
-        _current.reset(token)
+        current.reset(token)

@@ -104,7 +104,7 @@ class _PlainRequest(Struct):
     kwargs: Mapping[str, Any]
 
 
-_encoder = msgspec.json.Encoder()
+_encode_lines = msgspec.json.Encoder().encode_lines
 _anything = msgspec.json.Decoder()
 _members = msgspec.json.Decoder(list[Raw])
 _id_alone = msgspec.json.Decoder(_IdAlone)
@@ -259,7 +259,7 @@ def _encode(message: Struct, payload: Any) -> bytes:
         One of `_UNENCODABLE`.
     """
     try:
-        line = _encoder.encode_lines((message,))
+        line = _encode_lines((message,))
     except _UNENCODABLE:
         members = msgspec.structs.asdict(message).items()
         return _dumps({name: value for name, value in members if value is not UNSET}) + b"\n"
@@ -317,6 +317,12 @@ def encode_result(dialect: Dialect, request_id: RequestId | UnsetType, result: A
     message: Struct
     if dialect == "2.0":
         message = _Success("2.0", request_id, result)
+        if type(result) in _NEVER_NAN:
+            # The common case, without another call.
+            try:
+                return _encode_lines((message,))
+            except _UNENCODABLE:
+                pass
     elif dialect == "1.0":
         message = _PairReply(request_id, result, None)
     else:

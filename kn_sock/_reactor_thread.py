@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -34,11 +34,11 @@ _SLICE = 1.0
 _STOP_SECONDS = 2.0
 
 
-class Waiter(Protocol):
-    """Somebody who waits for the reactor's thread."""
+class Closable(Protocol):
+    """Something that is closed before the reactor stops."""
 
-    def fail(self, error: BaseException) -> None:
-        """Stop waiting, with this error."""
+    def close(self) -> Deferred[None]:
+        """Write what waits, fail what is under way, and close."""
 
 
 class ForkedError(KnSockError, RuntimeError):
@@ -46,11 +46,16 @@ class ForkedError(KnSockError, RuntimeError):
 
 
 class Outcome:
-    """Where a thread waits for what the reactor's thread tells it: a result or an error, once."""
+    """Where a thread waits for what the reactor's thread tells it: a result or an error, once.
 
-    __slots__ = ("_error", "_lock", "_result")
+    When the interpreter ends, nothing is told any more: who waits then is a daemon thread, which
+    would only have its traceback printed over the program's last output.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_error", "_lock", "_result", "_thread")
+
+    def __init__(self, thread: ReactorThread) -> None:
+        self._thread = thread
         self._lock = threading.Lock()
         self._lock.acquire()
         self._result: Any = None
@@ -64,18 +69,18 @@ class Outcome:
 
     def fail(self, error: BaseException) -> None:
         """Give the error."""
-        if self._lock.locked():
+        if self._lock.locked() and not self._thread.is_ending:
             self._error = error
             self._lock.release()
 
-    def wait(self, thread: ReactorThread) -> Any:
+    def wait(self) -> Any:
         """Wait for it, on any thread but the reactor's.
 
         Raises:
             Whatever error it was.
         """
         while not self._lock.acquire(timeout=_SLICE):
-            if not thread.is_alive:
+            if not self._thread.is_alive:
                 self.fail(ConnectionLost("the reactor's thread has ended"))
         if self._error is not None:
             try:
@@ -111,16 +116,18 @@ class ReactorThread:
         self.reactor = new_reactor()
         self.turn = Turn(self.reactor)
         self.is_forked = False
+        self.is_ending = False
+        #: The connections that are open.
+        self.closables: set[Closable] = set()
         self._submitted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_waking = False
-        self._waiters: set[Waiter] = set()
-        self._is_stopping = False
-        self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_waiters)
-        is_running = Outcome()
+        self._outcomes: set[Outcome] = set()
+        self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_outcomes)
+        is_running = Outcome(self)
         self.reactor.callWhenRunning(is_running.succeed, None)
         self._thread = threading.Thread(target=self._run, name="kn_sock-reactor", daemon=True)
         self._thread.start()
-        is_running.wait(self)
+        is_running.wait()
 
     def _run(self) -> None:
         self.reactor.run(installSignalHandlers=False)
@@ -177,52 +184,43 @@ class ReactorThread:
             RuntimeError: this is the reactor's thread.
         """
         self.check()
-        outcome = Outcome()
+        outcome = Outcome(self)
 
         def start() -> None:
-            self.add_waiter(outcome)
+            self._outcomes.add(outcome)
             deferred = maybeDeferred(function, *args)
             deferred.addCallbacks(
                 outcome.succeed, lambda failure: outcome.fail(_exception_of(failure))
             )
-            deferred.addBoth(lambda _: self.drop_waiter(outcome))
+            deferred.addBoth(lambda _: self._outcomes.discard(outcome))
             cancels.append(deferred.cancel)
 
         cancels: list[Callable[[], object]] = []
         self.submit(start)
         try:
-            return outcome.wait(self)
+            return outcome.wait()
         except KeyboardInterrupt:
             self.submit(lambda: [cancel() for cancel in cancels])
             raise
 
-    def add_waiter(self, waiter: Waiter) -> None:
-        """Remember who has to be told when the reactor stops. Reactor: its thread."""
-        self._waiters.add(waiter)
-        if self._is_stopping:
-            self._fail_waiters()
-
-    def drop_waiter(self, waiter: Waiter) -> None:
-        """Forget a waiter that was told. Reactor: its thread."""
-        self._waiters.discard(waiter)
-
-    def _fail_waiters(self) -> None:
-        self._is_stopping = True
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            waiter.fail(ConnectionLost("the interpreter is ending"))
+    def _fail_outcomes(self) -> None:
+        outcomes, self._outcomes = self._outcomes, set()
+        for outcome in outcomes:
+            outcome.fail(ConnectionLost("the reactor's thread is ending"))
 
     def stop(self) -> None:
-        """Stop the reactor, and wait a little for it. Any thread but its own; idempotent."""
+        """Close what is open, stop the reactor, and wait a little for it. Idempotent.
+
+        Reactor: any thread but its own.
+        """
         if self.is_forked or not self.is_alive:
             return
-        self.submit(self._stop_reactor)
+        self.submit(self._close_and_stop)
         self._thread.join(_STOP_SECONDS)
 
-    def _stop_reactor(self) -> None:
-        self.turn.flush()
-        if self.reactor.running:
-            self.reactor.stop()
+    def _close_and_stop(self) -> None:
+        closing = DeferredList([each.close() for each in list(self.closables)])
+        closing.addCallback(lambda _: self.reactor.running and self.reactor.stop())
 
 
 def _exception_of(failure: Failure) -> BaseException:
@@ -256,6 +254,7 @@ def _after_fork_in_child() -> None:
 @atexit.register
 def _at_exit() -> None:
     if _running is not None:
+        _running.is_ending = True
         _running.stop()
 
 

@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kn_sock._call import Call, run_as
+from kn_sock._call import Call, current, run_as
 from kn_sock._codec import shown
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from kn_sock.protocol import RPCProtocol
 
 log = Logger()
+
+set_current = current.set
+reset_current = current.reset
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
@@ -122,11 +125,19 @@ class Serving:
     Args:
         protocol: whose connection it is; told when reading should pause, and when all is answered.
         session: writes the answers.
+        put: sends them.
         runner: runs the methods.
     """
 
-    def __init__(self, protocol: RPCProtocol, session: Session[Any], runner: Runner) -> None:
+    def __init__(
+        self,
+        protocol: RPCProtocol,
+        session: Session[Any],
+        put: Callable[[bytes], object],
+        runner: Runner,
+    ) -> None:
         self._protocol = protocol
+        self._put = put
         self._session = session
         self._runner = runner
         self._methods = runner.methods
@@ -175,14 +186,14 @@ class Serving:
                     self._refuse(request, _CANCELLED)
                     return
         for call in self._running:
-            if call.request.expects_reply and _id_key(call.request.id) == key:
+            if call._request.expects_reply and _id_key(call._request.id) == key:
                 self._cancel(call)
                 return
 
     def _cancel(self, call: Call) -> None:
         call.cancelled = True
-        if call.stop is not None:
-            call.stop()
+        if call._stop is not None:
+            call._stop()
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -200,11 +211,14 @@ class Serving:
         if not method.on_reactor and self._runner.uses_threads:
             self._run_in_thread(call, method, args, kwargs)
             return
+        token = set_current(call)
         try:
-            result = run_as(call, method.function, args, kwargs)
+            result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
             self._refuse(request, self._error_of(call, exception))
             return
+        finally:
+            reset_current(token)
         if type(result) in _PLAIN:
             self._answer(request, result)
         else:
@@ -222,12 +236,12 @@ class Serving:
         try:
             job = self._runner.submit(function, self._thread_done, call)
         except RuntimeError as problem:
-            self._refuse(call.request, InternalError(f"no thread can be had: {problem}"))
+            self._refuse(call._request, InternalError(f"no thread can be had: {problem}"))
             return
 
         def withdraw() -> None:
             if job.withdraw():
-                self._refuse(call.request, _CANCELLED)
+                self._refuse(call._request, _CANCELLED)
                 self._settled(call)
 
         self._begun(call, withdraw)
@@ -235,7 +249,7 @@ class Serving:
     def _thread_done(self, job: Job) -> None:
         call: Call = job.owner
         if job.error is not None:
-            self._refuse(call.request, self._error_of(call, job.error))
+            self._refuse(call._request, self._error_of(call, job.error))
         elif isinstance(job.result, Deferred):
             job.result.addErrback(lambda _: None)
             text = (
@@ -243,12 +257,12 @@ class Serving:
                 "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
             )
             log.error("{text}", text=text)
-            self._refuse(call.request, InternalError(text))
+            self._refuse(call._request, InternalError(text))
         elif type(job.result) not in _PLAIN and _is_awaitable(job.result):
             self._answer_later(call, job.result)
             return
         else:
-            self._answer(call.request, job.result)
+            self._answer(call._request, job.result)
         self._settled(call)
 
     def _answer_later(self, call: Call, result: Any) -> None:
@@ -259,7 +273,7 @@ class Serving:
             coroutine = result if isinstance(result, types.CoroutineType) else _awaited(result)
             deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
         else:
-            self._answer(call.request, result)
+            self._answer(call._request, result)
             return
         self._begun(call, deferred.cancel)
         deferred.addCallbacks(
@@ -267,17 +281,17 @@ class Serving:
         )
 
     def _begun(self, call: Call, stop: Callable[[], object]) -> None:
-        call.stop = stop
+        call._stop = stop
         self._running[call] = None
         self._check_capacity()
 
     def _succeeded(self, result: Any, call: Call) -> None:
-        self._answer(call.request, result)
+        self._answer(call._request, result)
         self._settled(call)
 
     def _failed(self, failure: Failure, call: Call) -> None:
         # twisted.python.failure: the value always is an exception.
-        self._refuse(call.request, self._error_of(call, cast(BaseException, failure.value)))
+        self._refuse(call._request, self._error_of(call, cast(BaseException, failure.value)))
         self._settled(call)
 
     # --- answering --------------------------------------------------------------------------------
@@ -293,7 +307,7 @@ class Serving:
         if request is self._ordered:
             self._ordered = None
         if line is not None and not self._is_over:
-            self._protocol.send(line)
+            self._put(line)
 
     def _refuse(self, request: Request, error: RPCError | None) -> None:
         if request is self._ordered:
@@ -302,7 +316,7 @@ class Serving:
             return
         line = self._session.refuse(request, error)
         if line is not None:
-            self._protocol.send(line)
+            self._put(line)
         elif not request.expects_reply:
             # Nothing is ever answered to a notification (section 4.1): the log is all there is.
             log.info(
@@ -388,7 +402,7 @@ class Serving:
     def _settled(self, call: Call) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
         self._running.pop(call, None)
-        call.stop = None
+        call._stop = None
         self._proceed()
 
     def _proceed(self) -> None:

@@ -17,7 +17,15 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kn_sock import _codec
-from kn_sock._codec import UNREADABLE, Dialect, Message, RequestId, invalid_request
+from kn_sock._codec import (
+    UNREADABLE,
+    Dialect,
+    Message,
+    RequestId,
+    decode_message,
+    encode_result,
+    invalid_request,
+)
 from kn_sock._framing import Line, OverlongLine
 from kn_sock.errors import ErrorCode, InternalError, RPCError, error_from_wire
 
@@ -142,11 +150,15 @@ class Session(Generic[P]):
             that is late.
         """
         try:
-            message = _codec.decode_message(line)
+            message = decode_message(line)
         except UNREADABLE:
             return self._receive_unusual(line)
-        if message.method is UNSET:
+        method = message.method
+        if method is UNSET:
             return self._receive_reply(message)
+        if message.jsonrpc == "2.0" and message.id is not UNSET:
+            # The common case, without another call.
+            return Request(message.id, method, message.params, message.kwargs, "2.0", True)
         return self._receive_request(message)
 
     def receive_overlong(self, line: OverlongLine) -> Event[P]:
@@ -238,7 +250,7 @@ class Session(Generic[P]):
 
     def _receive_member(self, member: Raw, reply: BatchReply) -> Event[P] | None:
         try:
-            message = _codec.decode_message(member)
+            message = decode_message(member)
         except UNREADABLE:
             try:
                 found = _codec.decode_unusual(member)
@@ -302,7 +314,7 @@ class Session(Generic[P]):
         """
         if not request.expects_reply:
             return None
-        line = _codec.encode_result(request.dialect, request.id, result)
+        line = encode_result(request.dialect, request.id, result)
         if len(line) > self._max_line_bytes or request.batch is not None:
             return self._answer_within_limits(request, line)
         return line

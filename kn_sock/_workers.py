@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 
@@ -117,10 +117,9 @@ class WorkerPool:
         self._name = f"{name}-{next(self._numbers)}"
         self._queue: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        # One entry for each worker that waits: a count that any thread may change, as append and
-        # pop are atomic. It may lag behind, which starts a thread too many, never more than the
-        # most.
-        self._idle: deque[None] = deque()
+        self._submitted = 0
+        # One cell for each thread, which alone counts in it: no lock is needed to add them up.
+        self._finished: list[list[int]] = []
 
     def submit(self, fn: Callable[[], Any], /) -> None:
         """Queue a call; it must not raise.
@@ -130,15 +129,22 @@ class WorkerPool:
         Raises:
             RuntimeError: no thread can be started, as at the interpreter's end.
         """
-        if self._idle:
-            self._idle.pop()
-        elif len(self._threads) < self._most:
-            self._start_thread()
+        if len(self._threads) < self._most:
+            # Every call that is under way has a thread of its own, as long as there may be more. A
+            # count that lags behind costs a thread too many, never one too few.
+            finished = sum(cell[0] for cell in self._finished)
+            if self._submitted - finished >= len(self._threads):
+                self._start_thread()
+        self._submitted += 1
         self._queue.put(fn)
 
     def _start_thread(self) -> None:
+        cell = [0]
         thread = threading.Thread(
-            target=self._work, name=f"{self._name}-{len(self._threads) + 1}", daemon=True
+            target=self._work,
+            args=(cell,),
+            name=f"{self._name}-{len(self._threads) + 1}",
+            daemon=True,
         )
         try:
             thread.start()
@@ -147,18 +153,16 @@ class WorkerPool:
                 raise
         else:
             self._threads.append(thread)
+            self._finished.append(cell)
 
-    def _work(self) -> None:
-        queue, idle = self._queue, self._idle
+    def _work(self, finished: list[int]) -> None:
+        queue = self._queue
         while True:
-            try:
-                job = queue.get_nowait()
-            except Empty:
-                idle.append(None)
-                job = queue.get()
+            job = queue.get()
             if job is None:
                 return
             job()
+            finished[0] += 1
 
     def stop(self) -> None:
         """Let every thread end once its present call does; nothing waits for them. Idempotent."""

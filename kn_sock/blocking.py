@@ -19,12 +19,13 @@ from twisted.python.failure import Failure
 from typing_extensions import Self
 
 from kn_sock._codec import Dialect
+from kn_sock._dial import dial, endpoint_for, host_endpoint
 from kn_sock._options import check_count
 from kn_sock._outgoing import PendingCall
 from kn_sock._reactor_thread import Outcome, ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock._waiting import WaitingChannel
-from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory, dial, endpoint_for, host_endpoint
+from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import send_batch
 from kn_sock.methods import Functions
 from kn_sock.protocol import RPCProtocol
@@ -43,9 +44,9 @@ class _BlockingCall(PendingCall):
 
     __slots__ = ("outcome",)
 
-    def __init__(self, method: str, timeout: float | None) -> None:
+    def __init__(self, method: str, timeout: float | None, thread: ReactorThread) -> None:
         super().__init__(method, timeout)
-        self.outcome = Outcome()
+        self.outcome = Outcome(thread)
 
     def succeed(self, result: Any) -> None:
         self.outcome.succeed(result)
@@ -136,16 +137,12 @@ class _Link:
         self.channel.fail_waiting(failure.value)  # type: ignore[arg-type]  # it is an exception
 
     def _opened(self, protocol: RPCProtocol) -> None:
-        self.thread.add_waiter(self)
+        self.thread.closables.add(self.channel)
         self.channel.opened(protocol)
 
     def _ended(self, protocol: RPCProtocol) -> None:
-        self.thread.drop_waiter(self)
+        self.thread.closables.discard(self.channel)
         self.channel.ended(protocol)
-
-    def fail(self, error: BaseException) -> None:
-        """Take note that the reactor stops: what waits here is failed as the connection closes."""
-        self.channel.close()
 
     def _stop_dialling(self) -> Deferred[None]:
         if self._dialling is not None:
@@ -264,10 +261,10 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = _BlockingCall(method, self._options.timeout)
+        call = _BlockingCall(method, self._options.timeout, link.thread)
         link.thread.submit(link.start, call, method, args, kwargs)
         try:
-            return call.outcome.wait(link.thread)
+            return call.outcome.wait()
         except KeyboardInterrupt:
             link.thread.submit(link.cancel, call)
             raise

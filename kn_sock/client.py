@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
-from twisted.internet import error as twisted_error
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    clientFromString,
-)
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IReactorCore,
@@ -25,29 +17,24 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._codec import DIALECTS, Dialect
+from kn_sock._dial import dial, endpoint_for
 from kn_sock._discover import standard_methods
-from kn_sock._options import ServerOptions, check_seconds
+from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
 from kn_sock._serving import Runner
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
 from kn_sock._waiting import WaitingChannel
 from kn_sock.connection import DeferredVerbs, RPCConnection
-from kn_sock.errors import ConnectFailed, ConnectRefused
 from kn_sock.methods import Functions, MethodTable
 from kn_sock.protocol import RPCProtocol, Settings
 
 __all__ = ["RPCClientService", "connect"]
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
-
-# Between the attempts at the addresses of a name. Twisted's own 300 ms is waited out in full even
-# when the first address refuses at once, as ::1 does for a server on 127.0.0.1.
-_ATTEMPT_DELAY = 0.025
 
 
 class ClientFactory(Factory):
@@ -136,96 +123,6 @@ def connect(
     factory = ClientFactory(reactor, **options)
     dialled = dial(endpoint_for(endpoint, reactor), factory, connect_timeout, reactor)
     return dialled.addCallback(lambda protocol: protocol.connection)
-
-
-def dial(
-    endpoint: IStreamClientEndpoint, factory: ClientFactory, timeout: float | None, reactor: Any
-) -> Deferred[RPCProtocol]:
-    """Make one connection; the Deferred fails with `ConnectFailed`."""
-    check_seconds("connect_timeout", timeout)
-    attempt = cast("Deferred[RPCProtocol]", maybeDeferred(endpoint.connect, factory))
-    if timeout is not None:
-        attempt.addTimeout(timeout, reactor)
-    return attempt.addErrback(_as_connect_failed, endpoint, timeout)
-
-
-def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-    """Make the endpoint of a name or an address, and a port.
-
-    Raises:
-        ValueError, TypeError: it is no port.
-    """
-    if type(port) is not int:
-        raise TypeError(f"a port is a whole number, not {port!r}")
-    if not 0 < port < 65536:
-        raise ValueError(f"a port is between 1 and 65535, not {port}")
-    if not isinstance(host, str) or not host:
-        raise TypeError(f"a host is a name or an address, not {host!r}")
-    kind: Any = HostnameEndpoint
-    if ":" in host:
-        kind = TCP6ClientEndpoint
-    elif host.replace(".", "").isdigit():
-        kind = TCP4ClientEndpoint
-    else:
-        return HostnameEndpoint(reactor, host, port, attemptDelay=_ATTEMPT_DELAY)
-    return cast(IStreamClientEndpoint, kind(reactor, host, port))
-
-
-def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStreamClientEndpoint:
-    """Take a client endpoint as it is, or make one of its description.
-
-    Raises:
-        ValueError: the description cannot be understood.
-    """
-    if not isinstance(endpoint, str):
-        return endpoint
-    kind, _, rest = endpoint.partition(":")
-    host, _, port = rest.rpartition(":")
-    if kind == "tcp" and host and port.isdigit() and "=" not in rest and "\\" not in host:
-        return host_endpoint(reactor, host, int(port))
-    try:
-        return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
-    except Exception as problem:
-        raise ValueError(
-            f"{endpoint!r} is no client endpoint ({problem}); "
-            "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"
-        ) from problem
-
-
-def _as_connect_failed(
-    failure: Failure, endpoint: IStreamClientEndpoint, timeout: float | None
-) -> Failure:
-    """Turn what Twisted says of a connection attempt into our error, which builtins know too."""
-    problem = failure.value
-    if isinstance(problem, CancelledError):
-        return failure
-    place = _endpoint_text(endpoint)
-    error: ConnectFailed
-    if isinstance(problem, twisted_error.ConnectionRefusedError):
-        error = ConnectRefused(
-            f"cannot connect to {place}: connection refused; is the server running?"
-        )
-    elif isinstance(problem, (TimeoutError, twisted_error.TimeoutError)) or (
-        type(problem).__name__ == "TimeoutError"
-    ):
-        within = f" within {timeout:g} s" if timeout is not None else ""
-        error = ConnectFailed(f"cannot connect to {place}: no answer{within}", errno.ETIMEDOUT)
-    else:
-        number = getattr(problem, "osError", None)
-        number = number if isinstance(number, int) else getattr(problem, "errno", None)
-        error = ConnectFailed(f"cannot connect to {place}: {failure.getErrorMessage()}", number)
-    error.__cause__ = problem
-    return Failure(error)
-
-
-def _endpoint_text(endpoint: Any) -> str:
-    for host_name, port_name in (("_hostStr", "_port"), ("_host", "_port")):
-        host, port = getattr(endpoint, host_name, None), getattr(endpoint, port_name, None)
-        if host is not None and port is not None:
-            text = host.decode("idna") if isinstance(host, bytes) else host
-            return f"{text}:{port}"
-    path = getattr(endpoint, "_path", None)
-    return str(path) if path is not None else type(endpoint).__name__
 
 
 class RPCClientService(Service, DeferredVerbs):

@@ -263,7 +263,7 @@ def _convert_plain(kind: type, value: Any) -> Any:
 
 
 def is_convertible(annotation: Any) -> bool:
-    """Tell whether JSON values can be checked against a type: not for ``Any`` or foreign classes."""
+    """Tell whether JSON values can be checked against a type: not for ``Any`` or other classes."""
     try:
         info = msgspec.inspect.type_info(annotation)
     except Exception:

@@ -145,7 +145,7 @@ class RPCProtocol(LineReceiver):
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
         self._outbox = Outbox(transport.write, self._settings.turn)
-        self._serving = Serving(self, self._session, self._settings.runner)
+        self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
         self._outgoing = Outgoing(self._session, self._outbox, self._settings.clock, self.peer_text)
         self._connection: RPCConnection | None = None
         self._state = State.OPEN
@@ -218,7 +218,7 @@ class RPCProtocol(LineReceiver):
         elif isinstance(event, Failed):
             event.pending.fail(event.error)
         elif isinstance(event, Refusal):
-            self.send(event.line)
+            self._outbox.put(event.line)
         elif isinstance(event, Cancel):
             self._serving.cancel(event.id)
         elif isinstance(event, Complaint):
@@ -231,7 +231,7 @@ class RPCProtocol(LineReceiver):
         """The peer has sent all that it will: answer what it asked, then close."""
         if self._framer.unfinished and self._state is State.OPEN:
             error = ParseError("the last line has no newline at its end; nothing in it was run")
-            self.send(_codec.encode_error("2.0", None, error))
+            self._outbox.put(_codec.encode_error("2.0", None, error))
         self._peer_is_done = True
         self._outgoing.end("the peer sends no more", None)
         self._close_when_answered()
@@ -257,11 +257,6 @@ class RPCProtocol(LineReceiver):
             waiter.callback(None)
 
     # --- how much is read and written -------------------------------------------------------------
-
-    def send(self, line: bytes) -> None:
-        """Write a line, its newline included, at the end of this reactor turn."""
-        if self._state is State.OPEN:
-            self._outbox.put(line)
 
     @override
     def pauseProducing(self) -> None:
@@ -402,6 +397,7 @@ class RPCProtocol(LineReceiver):
         self._settings.turn.flush()
         self._state = State.CLOSING
         self._reason = reason
+        self._serving.end()
         self._outgoing.end(reason, None)
         # A peer that never reads would hold up the close for ever.
         self._close_timer = self._settings.clock.callLater(DRAIN_TIMEOUT, self.abort)
@@ -419,6 +415,7 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        self._serving.end()
         self.transport.abortConnection()
 
     def abort(self) -> None:

@@ -73,7 +73,7 @@ class RPCServerFactory(Factory):
         self._reactor = reactor
         self.options = ServerOptions(**options)
         #: The methods that are served, by name.
-        self.methods = funcs if isinstance(funcs, MethodTable) else MethodTable(funcs)
+        self.methods = funcs if isinstance(funcs, MethodTable) else MethodTable().add(funcs)
         clock = cast(IReactorTime, reactor)
         turn = Turn(clock)
         runner = Runner(

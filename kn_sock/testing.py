@@ -1,0 +1,361 @@
+"""Test code that serves or calls, without a socket, a thread or a clock on the wall.
+
+The real server and the real client run over a wire in memory. Nothing moves by itself:
+``pair.pump()`` delivers what was written, ``pair.advance(seconds)`` lets time pass. The wire
+honours a receiver that pauses, splits bytes anywhere, holds either direction back, and can be cut
+in the middle of a line::
+
+    pair = connected_pair({"add": lambda a, b: a + b})
+    calling = pair.client.call("add", 1, 2)
+    pair.pump()
+    assert calling.result == 3
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionRefusedError as TwistedRefusedError
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IPushProducer,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+    ITransport,
+)
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from kn_sock.client import connect
+from kn_sock.connection import RPCConnection
+from kn_sock.methods import Functions
+from kn_sock.protocol import RPCProtocol
+from kn_sock.server import RPCServerFactory
+
+__all__ = [
+    "ManualExecutor",
+    "MemoryNetwork",
+    "MemoryReactor",
+    "MemoryTransport",
+    "Pair",
+    "connected_pair",
+]
+
+# As much as a transport of Twisted's takes before it asks its producer to pause.
+HIGH_WATER_BYTES = 64 * 1024
+
+# Deliveries after which a test is taken to go round in a circle.
+_MANY = 100_000
+
+
+class MemoryReactor(Clock):
+    """A clock that also takes calls from threads, and remembers being asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Whether something asked for the end of the process.
+        self.is_stopped = False
+
+    def callFromThread(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Call a function at the next `MemoryNetwork.pump` or ``advance``. Any thread."""
+        self.callLater(0, function, *args, **kwargs)
+
+    def stop(self) -> None:
+        """Remember that the reactor was to stop."""
+        self.is_stopped = True
+
+
+class ManualExecutor(Executor):
+    """An executor whose jobs run when the test says so, on the test's own thread."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Callable[[], Any]] = deque()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue a job; it runs in `run`. The future is never completed."""
+        self._jobs.append(lambda: fn(*args, **kwargs))
+        return Future()
+
+    def run(self, most: int | None = None) -> int:
+        """Run the jobs that are queued, or the first *most* of them; return how many ran."""
+        count = len(self._jobs) if most is None else min(most, len(self._jobs))
+        for _ in range(count):
+            self._jobs.popleft()()
+        return count
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+
+@implementer(ITransport, IPushProducer)
+class MemoryTransport:
+    """One end of a wire in memory.
+
+    Attributes:
+        is_held: while true, nothing that this end wrote is delivered.
+        chunk_bytes: the most bytes that one delivery of what this end wrote has; ``None`` for all.
+        is_paused: whether this end's protocol has stopped reading.
+    """
+
+    def __init__(self, address: IPv4Address, peer_address: IPv4Address) -> None:
+        self.is_held = False
+        self.chunk_bytes: int | None = None
+        self.is_paused = False
+        self.disconnecting = False
+        self.protocol: Any = None
+        self.peer: MemoryTransport = self
+        self._address = address
+        self._peer_address = peer_address
+        self._written = bytearray()
+        self._producer: Any = None
+        self._producer_is_paused = False
+        self._ends_writing = False
+        self._told_end = False
+        self._is_lost = False
+
+    @property
+    def written(self) -> bytes:
+        """What this end wrote and the other has not read."""
+        return bytes(self._written)
+
+    # --- ITransport, and what Twisted's own have beside it ----------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write bytes."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"a transport writes bytes, not {type(data).__name__}")
+        if self._is_lost or self._ends_writing:
+            return
+        self._written += data
+        if (
+            self._producer is not None
+            and not self._producer_is_paused
+            and len(self._written) > HIGH_WATER_BYTES
+        ):
+            self._producer_is_paused = True
+            self._producer.pauseProducing()
+
+    def writeSequence(self, data: Any) -> None:
+        """Write several pieces."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close, once what was written has been read."""
+        self.disconnecting = True
+
+    def abortConnection(self) -> None:
+        """Close at once; what was not read is lost."""
+        self.disconnecting = True
+        self._written.clear()
+        self.lose(ConnectionAborted())
+
+    def end_writing(self) -> None:
+        """Shut down the writing side alone, as ``nc -N`` does at the end of its input."""
+        self._ends_writing = True
+
+    def getPeer(self) -> IPv4Address:
+        """Give the other end's address."""
+        return self._peer_address
+
+    def getHost(self) -> IPv4Address:
+        """Give this end's address."""
+        return self._address
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Take the producer that is told when too much is written."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        """Deliver nothing to this end."""
+        self.is_paused = True
+
+    def resumeProducing(self) -> None:
+        """Deliver to this end again."""
+        self.is_paused = False
+
+    def stopProducing(self) -> None:
+        """Close."""
+        self.loseConnection()
+
+    # --- the wire ---------------------------------------------------------------------------------
+
+    def lose(self, reason: Exception) -> None:
+        """End the connection, both ends at once, whatever is under way."""
+        for end in (self, self.peer):
+            if not end._is_lost:
+                end._is_lost = True
+                end.protocol.connectionLost(Failure(reason))
+
+    def deliver(self) -> bool:
+        """Move one piece of what this end wrote to the other; return whether anything moved."""
+        peer = self.peer
+        if self._is_lost or self.is_held or peer.is_paused:
+            return False
+        if self._written:
+            size = self.chunk_bytes or len(self._written)
+            data = bytes(self._written[:size])
+            del self._written[:size]
+            peer.protocol.dataReceived(data)
+            self._resume_producer()
+            return True
+        if self.disconnecting:
+            self.lose(ConnectionDone())
+            return True
+        if self._ends_writing and not self._told_end:
+            self._told_end = True
+            IHalfCloseableProtocol(peer.protocol).readConnectionLost()
+            return True
+        return False
+
+    def _resume_producer(self) -> None:
+        if self._producer_is_paused and not self._written and self._producer is not None:
+            self._producer_is_paused = False
+            self._producer.resumeProducing()
+
+
+@implementer(IListeningPort)
+class _MemoryPort:
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+
+    def startListening(self) -> None:
+        """Nothing: it listens from the beginning."""
+
+    def stopListening(self) -> Deferred[None]:
+        """Refuse connections from now on."""
+        factory, self._network.factory = self._network.factory, None
+        if factory is not None:
+            factory.doStop()
+        return succeed(None)
+
+    def getHost(self) -> IPv4Address:
+        """Give the address that is listened on."""
+        return self._network.address
+
+
+@implementer(IStreamServerEndpoint, IStreamClientEndpoint)
+class MemoryNetwork:
+    """A place to listen and to connect to: an endpoint for both, and the wires between them.
+
+    Attributes:
+        reactor: the clock, to be given as ``reactor=`` to what is tested.
+        wires: the connections in the order in which they were made: the client's end of each; the
+            server's is its ``peer``.
+    """
+
+    def __init__(self) -> None:
+        self.reactor = MemoryReactor()
+        self.wires: list[MemoryTransport] = []
+        self.address = IPv4Address("TCP", "127.0.0.1", 8080)
+        self.factory: Any = None
+
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
+        """Listen with a factory."""
+        self.factory = protocolFactory
+        protocolFactory.doStart()
+        return succeed(_MemoryPort(self))
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Connect to what listens; refused where nothing does."""
+        server = self.factory.buildProtocol(self.address) if self.factory is not None else None
+        if server is None:
+            return fail(TwistedRefusedError())
+        here = IPv4Address("TCP", "127.0.0.1", 50_000 + len(self.wires))
+        client = protocolFactory.buildProtocol(self.address)
+        near = MemoryTransport(here, self.address)
+        far = MemoryTransport(self.address, here)
+        near.peer, far.peer = far, near
+        near.protocol, far.protocol = client, server
+        self.wires.append(near)
+        server.makeConnection(far)
+        client.makeConnection(near)
+        return succeed(client)
+
+    def pump(self) -> None:
+        """Deliver, and run what is due now, until nothing moves any more."""
+        for _ in range(_MANY):
+            self.reactor.advance(0)
+            moved = False
+            for near in list(self.wires):
+                for end in (near, near.peer):
+                    moved = end.deliver() or moved
+            if not moved and not self._is_due():
+                return
+        raise AssertionError("what is tested does not come to rest")
+
+    def _is_due(self) -> bool:
+        now = self.reactor.seconds()
+        return any(call.getTime() <= now for call in self.reactor.getDelayedCalls())
+
+
+class Pair:
+    """A server and a client, connected.
+
+    Attributes:
+        client: the client's verbs.
+        server: the server's verbs, to call the functions that the client serves.
+        network: the wire, and the clock.
+    """
+
+    def __init__(self, network: MemoryNetwork, client: RPCConnection, server: RPCProtocol) -> None:
+        self.network = network
+        self.client = client
+        self.server = server.connection
+        #: The client's end of the wire; the server's is its ``peer``.
+        self.wire = network.wires[-1]
+
+    def pump(self) -> None:
+        """Deliver, and run what is due now, until nothing moves any more."""
+        self.network.pump()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, then deliver."""
+        self.network.reactor.advance(seconds)
+        self.network.pump()
+
+    def close(self) -> None:
+        """Close the connection, and deliver that."""
+        self.client.close()
+        self.network.pump()
+
+
+def connected_pair(
+    funcs: Functions,
+    *,
+    network: MemoryNetwork | None = None,
+    client: dict[str, Any] | None = None,
+    **options: Any,
+) -> Pair:
+    """Connect a client to a server in memory.
+
+    Args:
+        funcs: what the server serves, as for `RPCServerFactory`.
+        network: where; by default a new one.
+        client: the client's options, as for `connect`.
+        options: the server options, by name. ``threads`` is 0 unless said otherwise: every function
+            runs on the reactor; with ``executor=ManualExecutor()`` they run when the test says so.
+    """
+    network = network or MemoryNetwork()
+    if "executor" not in options:
+        options.setdefault("threads", 0)
+    factory = RPCServerFactory(funcs, reactor=network.reactor, **options)
+    network.listen(factory)
+    client_options = {"threads": 0, **(client or {})}
+    connecting = maybeDeferred(connect, network, reactor=network.reactor, **client_options)
+    made: list[RPCConnection] = []
+    connecting.addCallback(made.append)
+    connecting.addErrback(lambda failure: failure.raiseException())
+    (server,) = factory.connections
+    return Pair(network, made[0], server)

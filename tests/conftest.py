@@ -1,0 +1,62 @@
+"""What every test is held to, whatever it tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from twisted.internet import reactor
+from twisted.logger import LogLevel, globalLogPublisher
+
+from kn_sock.testing import MemoryNetwork
+
+settings.register_profile("suite", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+class LoggedErrors:
+    """The errors that were logged during a test; one that is not claimed fails it."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+
+    def __call__(self, event: Any) -> None:
+        if event["log_level"] >= LogLevel.error:
+            self._events.append(event)
+
+    def claim(self) -> list[str]:
+        """Take what was logged so far: it was meant to be."""
+        events, self._events = self._events, []
+        return [str(event["log_format"]).format(**event) for event in events]
+
+
+@pytest.fixture(autouse=True)
+def logged_errors() -> Iterator[LoggedErrors]:
+    errors = LoggedErrors()
+    globalLogPublisher.addObserver(errors)
+    yield errors
+    globalLogPublisher.removeObserver(errors)
+    assert errors.claim() == []
+
+
+@pytest.fixture(autouse=True)
+def no_delayed_calls() -> Iterator[None]:
+    """Fail a test that leaves a call behind on the global reactor."""
+    before = set(reactor.getDelayedCalls())  # type: ignore[attr-defined]  # a module at run time
+    yield
+    left = set(reactor.getDelayedCalls()) - before  # type: ignore[attr-defined]
+    assert not left
+
+
+@pytest.fixture
+def network() -> Iterator[MemoryNetwork]:
+    """A network whose clock holds nothing in the end but what the open connections need."""
+    network = MemoryNetwork()
+    yield network
+    for wire in network.wires:
+        wire.lose(ConnectionError("the test is over"))
+    network.reactor.advance(0)
+    assert network.reactor.getDelayedCalls() == []

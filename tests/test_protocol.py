@@ -1,0 +1,519 @@
+"""The protocol against a peer that speaks bytes: what comes in, what goes out, how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol
+from zope.interface import implementer
+
+from kn_sock import ConnectionLost, ErrorCode, RPCServerFactory, connect, current_call, in_reactor
+from kn_sock.testing import ManualExecutor, MemoryNetwork
+
+
+@implementer(IHalfCloseableProtocol)
+class FakePeer(Protocol):
+    """A peer that writes what the test says, and keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.is_closed = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.is_closed = True
+
+    def readConnectionLost(self) -> None:
+        pass
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
+class Server:
+    """A server in memory, and one peer of it that speaks bytes."""
+
+    def __init__(self, network: MemoryNetwork, funcs: Any, **options: Any) -> None:
+        if "executor" not in options:
+            options.setdefault("threads", 0)
+        self.network = network
+        self.factory = RPCServerFactory(funcs, reactor=network.reactor, **options)
+        network.listen(self.factory)
+        self.peer = self.connect()
+        self.wire = network.wires[-1]
+
+    def connect(self) -> FakePeer:
+        peers: list[Any] = []
+        self.network.connect(Factory.forProtocol(FakePeer)).addCallback(peers.append)
+        return peers[0]  # type: ignore[no-any-return]  # a FakePeer, as the factory makes them
+
+    def send(self, data: bytes) -> list[Any]:
+        """Send bytes, let everything settle, and give the replies that came since, decoded."""
+        self.wire.write(data)
+        self.network.pump()
+        return self.replies()
+
+    def replies(self) -> list[Any]:
+        received, self.peer.received = self.peer.received, b""
+        assert not received or received.endswith(b"\n")
+        return [json.loads(line) for line in received.splitlines()]
+
+
+MakeServer = Callable[..., Server]
+
+
+@pytest.fixture
+def make_server(network: MemoryNetwork) -> MakeServer:
+    def make(funcs: Any, **options: Any) -> Server:
+        return Server(network, funcs, **options)
+
+    return make
+
+
+def add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def request(request_id: Any, method: str = "add", params: Any = (1, 2)) -> bytes:
+    message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    return json.dumps(message).encode() + b"\n"
+
+
+# --- what comes in --------------------------------------------------------------------------------
+
+
+def test_replies_to_one_read_leave_in_one_write(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    pieces: list[int] = []
+    received = server.peer.dataReceived
+
+    def count(data: bytes) -> None:
+        pieces.append(len(data))
+        received(data)
+
+    server.peer.dataReceived = count  # type: ignore[method-assign]
+    replies = server.send(b"".join(request(n) for n in range(100)))
+    assert [reply["id"] for reply in replies] == list(range(100))
+    assert len(pieces) == 1
+
+
+def test_carriage_returns_and_blank_lines_are_ignored(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    data = b"\r\n\n" + request(1)[:-1] + b"\r\n\r\n" + request(2) + b"\n"
+    assert [reply["id"] for reply in server.send(data)] == [1, 2]
+
+
+def test_garbage_is_answered_and_the_connection_lives(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    replies = server.send(b"garbage\n" + request(1))
+    assert replies[0]["error"]["code"] == ErrorCode.PARSE_ERROR
+    assert replies[0]["id"] is None
+    assert replies[1]["result"] == 3
+
+
+def test_an_over_long_line_is_answered_at_once_and_skipped(make_server: MakeServer) -> None:
+    server = make_server({"add": add}, max_line_bytes=1024)
+    (reply,) = server.send(b"x" * 5000)
+    assert reply["error"]["code"] == ErrorCode.REQUEST_TOO_LONG
+    assert server.send(b"y" * 5000) == []
+    (reply,) = server.send(b"end of it\n" + request(7))
+    assert (reply["id"], reply["result"]) == (7, 3)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
+def test_a_peer_that_speaks_http_is_closed_before_anything_is_run(
+    make_server: MakeServer, method: str
+) -> None:
+    ran: list[int] = []
+    server = make_server({"run": lambda: ran.append(1)})
+    body = request(1, "run", [])
+    head = f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    assert server.send(head.encode() + body) == []
+    assert server.peer.is_closed
+    assert ran == []
+
+
+def test_an_http_request_with_an_over_long_first_line_is_closed_too(
+    make_server: MakeServer,
+) -> None:
+    ran: list[int] = []
+    server = make_server({"run": lambda: ran.append(1)}, max_line_bytes=1024)
+    server.send(b"POST /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n" + request(1, "run", []))
+    assert server.peer.is_closed
+    assert ran == []
+
+
+def test_a_reply_that_nobody_asked_for_closes_the_connection(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    assert server.send(b'{"jsonrpc": "2.0", "id": 5, "result": 1}\n' + request(1)) == []
+    assert server.peer.is_closed
+
+
+def test_more_than_a_turns_worth_is_handled_in_turns(make_server: MakeServer) -> None:
+    turns: list[int] = []
+    server = make_server({"turn": in_reactor(lambda: turns.append(1))})
+    other = server.connect()
+    other_wire = server.network.wires[-1]
+    server.wire.write(b"".join(request(n, "turn", []) for n in range(2000)))
+    server.wire.deliver()
+    assert 0 < len(turns) < 2000
+    other_wire.write(request(1, "rpc.ping", []))
+    other_wire.deliver()
+    other_wire.peer.deliver()
+    assert json.loads(other.received)["result"] == "pong"
+    server.network.pump()
+    assert len(turns) == 2000
+    assert [reply["id"] for reply in server.replies()] == list(range(2000))
+
+
+# --- half-closed connections ----------------------------------------------------------------------
+
+
+def test_a_peer_that_sends_no_more_still_gets_its_replies(make_server: MakeServer) -> None:
+    waiting: Deferred[str] = Deferred()
+    server = make_server({"wait": in_reactor(lambda: waiting)})
+    server.wire.write(request(1, "wait", []))
+    server.wire.end_writing()
+    server.network.pump()
+    assert not server.peer.is_closed
+    waiting.callback("done")
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == ["done"]
+    assert server.peer.is_closed
+
+
+def test_a_last_line_without_its_newline_is_not_run(make_server: MakeServer) -> None:
+    ran: list[int] = []
+    server = make_server({"run": lambda: ran.append(1)})
+    server.wire.write(request(1, "run", [])[:-1])
+    server.wire.end_writing()
+    server.network.pump()
+    (reply,) = server.replies()
+    assert reply["error"]["code"] == ErrorCode.PARSE_ERROR
+    assert "newline" in reply["error"]["message"]
+    assert ran == []
+    assert server.peer.is_closed
+
+
+def test_a_half_close_right_after_many_lines_loses_none(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    server.wire.write(b"".join(request(n) for n in range(3000)))
+    server.wire.end_writing()
+    server.network.pump()
+    assert len(server.replies()) == 3000
+    assert server.peer.is_closed
+
+
+# --- backpressure ---------------------------------------------------------------------------------
+
+
+def test_reading_pauses_at_max_pending_and_goes_on(make_server: MakeServer) -> None:
+    executor = ManualExecutor()
+    server = make_server({"add": add}, executor=executor, max_pending=3)
+    far = server.wire.peer
+    assert server.send(b"".join(request(n) for n in range(10))) == []
+    assert len(executor) == 3
+    assert far.is_paused
+    while executor.run(1):
+        server.network.pump()
+        assert len(executor) <= 3
+    assert not far.is_paused
+    assert sorted(reply["id"] for reply in server.replies()) == list(range(10))
+
+
+def test_nothing_new_is_begun_for_a_peer_that_does_not_read(make_server: MakeServer) -> None:
+    ran: list[int] = []
+
+    @in_reactor
+    def big(n: int) -> str:
+        ran.append(n)
+        return "x" * 50_000
+
+    server = make_server({"big": big})
+    far = server.wire.peer
+    far.is_held = True
+    server.send(b"".join(request(n, "big", [n]) for n in range(5)))
+    server.send(b"".join(request(n, "big", [n]) for n in range(5, 10)))
+    assert far.is_paused
+    assert len(ran) < 10
+    far.is_held = False
+    server.network.pump()
+    assert not far.is_paused
+    assert [reply["id"] for reply in server.replies()] == list(range(10))
+
+
+def test_a_slow_reader_holds_up_nobody_else(make_server: MakeServer) -> None:
+    server = make_server({"big": in_reactor(lambda: "x" * 200_000), "add": add})
+    server.wire.peer.is_held = True
+    server.send(request(1, "big", []) * 3)
+    other = server.connect()
+    server.network.wires[-1].write(request(2))
+    server.network.pump()
+    assert json.loads(other.received)["result"] == 3
+
+
+def test_requests_past_the_limit_are_refused_while_our_own_calls_wait(
+    make_server: MakeServer,
+) -> None:
+    @in_reactor
+    async def ask() -> Any:
+        return await current_call().connection.call("name")
+
+    server = make_server({"ask": ask}, max_pending=2)
+    replies = server.send(b"".join(request(n, "ask", []) for n in range(6)))
+    asked = [reply for reply in replies if "method" in reply]
+    refused = [reply for reply in replies if "error" in reply]
+    assert len(asked) == 2
+    assert {reply["error"]["code"] for reply in refused} == {ErrorCode.SERVER_BUSY}
+    assert [reply["id"] for reply in refused] == [4, 5]
+    answers = [{"jsonrpc": "2.0", "id": one["id"], "result": "Ada"} for one in asked]
+    replies = server.send(b"".join(json.dumps(one).encode() + b"\n" for one in answers))
+    assert [reply["id"] for reply in replies if "result" in reply] == [0, 1]
+    assert len([reply for reply in replies if "method" in reply]) == 2
+
+
+def test_pipelined_calls_in_the_kn_sock_dialect_count_as_pending(make_server: MakeServer) -> None:
+    executor = ManualExecutor()
+    server = make_server({"add": add}, executor=executor, max_pending=3)
+    line = b'{"method": "add", "params": [1, 2], "kwargs": {}}\n'
+    server.send(line * 10)
+    assert len(executor) == 1
+    assert server.wire.peer.is_paused
+    while executor.run():
+        server.network.pump()
+    assert server.replies() == [{"result": 3}] * 10
+
+
+def test_inline_calls_in_the_kn_sock_dialect_do_not_recurse(make_server: MakeServer) -> None:
+    waiting: Deferred[int] = Deferred()
+    server = make_server({"wait": in_reactor(lambda: waiting), "add": add}, max_pending=5000)
+    line = b'{"method": "add", "params": [1, 2], "kwargs": {}}\n'
+    server.send(b'{"method": "wait", "params": [], "kwargs": {}}\n' + line * 3000)
+    waiting.callback(0)
+    server.network.pump()
+    assert server.replies() == [{"result": 0}] + [{"result": 3}] * 3000
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_id", [0, "", "a", 1.5, 18446744073709551616])
+def test_a_call_is_cancelled_by_its_id_whatever_that_is(
+    make_server: MakeServer, request_id: Any
+) -> None:
+    server = make_server({"wait": in_reactor(Deferred)})
+    server.send(request(request_id, "wait", []))
+    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": request_id}}
+    (reply,) = server.send(json.dumps(cancel).encode() + b"\n")
+    assert reply["id"] == request_id
+    assert reply["error"]["code"] == ErrorCode.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "params", ["{}", "[]", "null", '{"id": null}', '{"id": []}', '{"id": true}']
+)
+def test_a_cancel_that_names_no_call_is_ignored(make_server: MakeServer, params: str) -> None:
+    server = make_server({"wait": in_reactor(Deferred)})
+    server.send(request(1, "wait", []))
+    line = f'{{"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {params}}}\n'
+    assert server.send(line.encode()) == []
+
+
+def test_a_cancelled_member_still_completes_its_batch(make_server: MakeServer) -> None:
+    server = make_server({"wait": in_reactor(Deferred), "add": add})
+    server.send(b"[" + request(1, "wait", [])[:-1] + b"," + request(2)[:-1] + b"]\n")
+    cancel = b'{"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}\n'
+    ((one, other),) = server.send(cancel)
+    assert {one["id"], other["id"]} == {1, 2}
+
+
+def test_calls_with_the_same_id_are_both_answered(make_server: MakeServer) -> None:
+    waits: list[Deferred[int]] = []
+
+    @in_reactor
+    def wait() -> Deferred[int]:
+        waits.append(Deferred())
+        return waits[-1]
+
+    server = make_server({"wait": wait})
+    server.send(request(1, "wait", []) * 2)
+    waits[1].callback(2)
+    waits[0].callback(1)
+    server.network.pump()
+    assert [(reply["id"], reply["result"]) for reply in server.replies()] == [(1, 2), (1, 1)]
+
+
+# --- draining and exiting -------------------------------------------------------------------------
+
+
+def test_draining_refuses_new_calls_and_finishes_those_under_way(make_server: MakeServer) -> None:
+    waiting: Deferred[str] = Deferred()
+    server = make_server({"wait": in_reactor(lambda: waiting), "add": add})
+    server.send(request(1, "wait", []))
+    drained = server.factory.drain()
+    (refused,) = server.send(request(2))
+    assert refused["error"]["code"] == ErrorCode.SERVER_BUSY
+    assert not drained.called
+    waiting.callback("done")
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == ["done"]
+    assert server.peer.is_closed
+    assert drained.called
+
+
+def test_draining_closes_idle_connections_at_once(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    drained = server.factory.drain()
+    server.network.pump()
+    assert server.peer.is_closed
+    assert drained.called
+
+
+def test_what_was_read_before_the_drain_is_run(make_server: MakeServer) -> None:
+    executor = ManualExecutor()
+    server = make_server({"add": add}, executor=executor, max_pending=1)
+    server.send(b"".join(request(n) for n in range(4)))
+    drained = server.factory.drain()
+    while executor.run():
+        server.network.pump()
+    assert [reply["id"] for reply in server.replies()] == [0, 1, 2, 3]
+    assert drained.called
+
+
+def test_what_is_left_after_the_drain_timeout_is_aborted(make_server: MakeServer) -> None:
+    server = make_server({"wait": in_reactor(Deferred)}, drain_timeout=5)
+    server.send(request(1, "wait", []))
+    drained = server.factory.drain()
+    server.network.reactor.advance(4.9)
+    assert not server.peer.is_closed
+    server.network.reactor.advance(0.2)
+    server.network.pump()
+    assert server.peer.is_closed
+    assert drained.called
+
+
+def test_a_peer_that_never_reads_does_not_hold_up_the_drain(make_server: MakeServer) -> None:
+    server = make_server({"big": in_reactor(lambda: "x" * 500_000)}, drain_timeout=5)
+    server.wire.peer.is_held = True
+    server.send(request(1, "big", []))
+    drained = server.factory.drain()
+    server.network.reactor.advance(6)
+    assert drained.called
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["reactor", "thread"])
+def test_a_method_that_exits_stops_the_process_and_is_not_answered(
+    make_server: MakeServer, logged_errors: Any, kind: type[BaseException], where: str
+) -> None:
+    def leave() -> None:
+        raise kind
+
+    executor = ManualExecutor()
+    server = make_server(
+        {"leave": in_reactor(leave) if where == "reactor" else leave}, executor=executor
+    )
+    server.send(request(1, "leave", []))
+    executor.run()
+    server.network.pump()
+    assert server.network.reactor.is_stopped
+    assert server.replies() == []
+    assert len(logged_errors.claim()) == 1
+
+
+# --- the calling end against a peer that speaks bytes ---------------------------------------------
+
+
+class Caller:
+    """A client in memory, and the server that it calls, which speaks bytes."""
+
+    def __init__(self, network: MemoryNetwork, **options: Any) -> None:
+        self.network = network
+        peers: list[FakePeer] = []
+
+        class Listener(Factory):
+            def buildProtocol(self, addr: Any) -> FakePeer:
+                peers.append(FakePeer())
+                return peers[-1]
+
+        network.listen(Listener())
+        made: list[Any] = []
+        connect(network, reactor=network.reactor, **options).addCallback(made.append)
+        self.connection = made[0]
+        self.peer = peers[0]
+        self.outcomes: dict[str, Any] = {}
+
+    def call(self, name: str, *args: Any) -> None:
+        def keep(outcome: Any) -> None:
+            self.outcomes[name] = getattr(outcome, "value", outcome)
+
+        self.connection.call(name, *args).addBoth(keep)
+        self.network.pump()
+
+    def reply(self, data: bytes) -> None:
+        assert self.peer.transport is not None
+        self.peer.transport.write(data)
+        self.network.pump()
+
+
+@pytest.fixture
+def caller(network: MemoryNetwork) -> Caller:
+    return Caller(network)
+
+
+def test_a_call_without_arguments_is_sent_without_params(caller: Caller) -> None:
+    caller.call("ping")
+    assert json.loads(caller.peer.received) == {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+@pytest.mark.parametrize("reply_id", ["true", "1.0", '"1"', "[1]", "2"])
+def test_only_the_same_id_answers_a_call(caller: Caller, reply_id: str) -> None:
+    caller.call("slow")
+    caller.reply(f'{{"jsonrpc": "2.0", "id": {reply_id}, "result": "wrong"}}\n'.encode())
+    assert caller.outcomes.get("slow") != "wrong"
+
+
+def test_a_reply_with_neither_result_nor_error_fails_its_call(caller: Caller) -> None:
+    caller.call("empty")
+    caller.reply(b'{"jsonrpc": "2.0", "id": 1}\n')
+    assert "neither" in str(caller.outcomes["empty"])
+
+
+def test_an_error_without_an_id_is_for_the_only_call(caller: Caller) -> None:
+    caller.call("only")
+    caller.reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read"}}\n')
+    assert str(caller.outcomes["only"]) == "cannot read"
+
+
+def test_an_error_without_an_id_is_told_when_the_peer_then_closes(caller: Caller) -> None:
+    caller.call("first")
+    caller.call("second")
+    caller.reply(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read"}}\n')
+    assert caller.outcomes == {}
+    caller.peer.transport.loseConnection()  # type: ignore[union-attr]
+    caller.network.pump()
+    assert "cannot read" in str(caller.outcomes["first"])
+    assert isinstance(caller.outcomes["second"], ConnectionLost)
+
+
+def test_a_server_of_kn_sock_03_is_recognised_and_named(caller: Caller) -> None:
+    caller.call("add", 1, 2)
+    caller.reply(b'{"result": 3}\n')
+    error = caller.outcomes["add"]
+    assert isinstance(error, ConnectionLost)
+    assert 'dialect="kn-sock"' in str(error)
+
+
+def test_a_server_that_closes_its_half_fails_what_waits(caller: Caller) -> None:
+    caller.call("slow")
+    caller.peer.transport.end_writing()  # type: ignore[union-attr]
+    caller.network.pump()
+    assert isinstance(caller.outcomes["slow"], ConnectionLost)
+    assert caller.peer.is_closed
