@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from twisted.internet import reactor
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
+from zope.interface import implementer
 
 from kn_sock.testing import MemoryNetwork
 
@@ -17,6 +18,7 @@ settings.register_profile("suite", derandomize=True, deadline=None, print_blob=T
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+@implementer(ILogObserver)
 class LoggedErrors:
     """The errors that were logged during a test; one that is not claimed fails it."""
 
@@ -45,9 +47,9 @@ def logged_errors() -> Iterator[LoggedErrors]:
 @pytest.fixture(autouse=True)
 def no_delayed_calls() -> Iterator[None]:
     """Fail a test that leaves a call behind on the global reactor."""
-    before = set(reactor.getDelayedCalls())  # type: ignore[attr-defined]  # a module at run time
+    before = set(reactor.getDelayedCalls())
     yield
-    left = set(reactor.getDelayedCalls()) - before  # type: ignore[attr-defined]
+    left = set(reactor.getDelayedCalls()) - before
     assert not left
 
 

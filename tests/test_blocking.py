@@ -306,7 +306,7 @@ def test_a_refused_connection_is_the_builtin_error(free_port: int, host: str) ->
 
 
 def test_a_name_that_does_not_exist_is_an_os_error() -> None:
-    with pytest.raises(ConnectFailed, match="nowhere.invalid"):
+    with pytest.raises(ConnectFailed, match=r"nowhere\.invalid"):
         RPCClient("nowhere.invalid", 8080)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.python.failure import Failure
 
-from conftest import LoggedErrors
 from kn_sock import (
     CallCancelled,
     CallTimeout,
@@ -76,7 +76,12 @@ MakePair = Callable[..., Pair]
 def failure_of(deferred: Deferred[Any]) -> BaseException:
     """Take the exception that a Deferred failed with."""
     caught: list[BaseException] = []
-    deferred.addErrback(lambda failure: caught.append(failure.value))
+
+    def catch(failure: Failure) -> None:
+        assert failure.value is not None
+        caught.append(failure.value)
+
+    deferred.addErrback(catch)
     assert caught, "it has not failed"
     return caught[0]
 
@@ -209,7 +214,7 @@ def test_tracebacks_cross_only_when_shared(make_pair: MakePair) -> None:
 
 
 def test_hidden_errors_carry_a_reference_that_the_log_has(
-    make_pair: MakePair, logged_errors: LoggedErrors
+    make_pair: MakePair, logged_errors: Any
 ) -> None:
     pair = make_pair({"divide": divide}, expose_errors=False)
     call = pair.client.call("divide", 1, 0)
@@ -235,7 +240,7 @@ def test_hiding_errors_leaves_those_that_the_method_chose(make_pair: MakePair) -
 
 @pytest.mark.parametrize("result", [object(), {1, object()}, float("nan"), [float("inf")], 1j])
 def test_a_result_without_json_form_is_an_error_of_that_call(
-    make_pair: MakePair, result: Any, logged_errors: LoggedErrors
+    make_pair: MakePair, result: Any, logged_errors: Any
 ) -> None:
     pair = make_pair({"give": lambda: result, "add": add})
     calls = [pair.client.call("give"), pair.client.call("add", 1, 2)]
@@ -353,7 +358,7 @@ def test_a_coroutine_from_a_plain_function_is_run_on_the_reactor(make_pair: Make
 
 
 def test_a_deferred_from_a_worker_thread_names_the_decorator(
-    make_pair: MakePair, logged_errors: LoggedErrors
+    make_pair: MakePair, logged_errors: Any
 ) -> None:
     def wrong():  # type: ignore[no-untyped-def]  # an annotation would put it on the reactor
         return Deferred()
@@ -647,7 +652,11 @@ def test_a_callback_that_closes_the_connection_does_no_harm(make_pair: MakePair)
     pair = make_pair({"add": add})
     first = pair.client.call("add", 1, 2)
     second = pair.client.call("add", 3, 4)
-    first.addCallback(lambda _: pair.client.close() and None)
+
+    def close(_: Any) -> None:
+        pair.client.close()
+
+    first.addCallback(close)
     pair.pump()
     assert isinstance(failure_of(second), ConnectionLost)
 

@@ -1,0 +1,343 @@
+"""``twistd knsock``: its options, and the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.python import usage
+
+from kn_sock import RPCClient
+from kn_sock.server import RPCServerService
+from kn_sock.tap import Options, makeService
+
+PATIENCE = 20.0
+
+MODULE = """
+import time
+
+def add(a, b):
+    return a + b
+
+def wait(seconds):
+    time.sleep(seconds)
+    return seconds
+
+class Users:
+    def create(self, name):
+        return {"name": name}
+
+USERS = Users()
+FUNCS = {"add": add, "wait": wait}
+BAD = {"add": 3}
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with modules to serve, which is the current one."""
+    (tmp_path / "served.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import math\nimport there_is_no_such_module\n")
+    (tmp_path / "wrong.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("served", "broken", "wrong"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def parsed(*arguments: str) -> Options:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return options
+
+
+def served_methods(*arguments: str) -> list[str]:
+    service: Any = makeService(parsed(*arguments))
+    names = [list(each.factory.methods) for each in service]
+    assert all(each == names[0] for each in names)
+    return names[0]
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_a_mapping_an_object_and_a_module_are_served_with_prefixes() -> None:
+    assert served_methods("--funcs", "served.FUNCS") == ["add", "wait"]
+    assert served_methods("--funcs", "served") == ["add", "wait"]
+    given = ("--funcs", "calc=served.FUNCS", "--funcs", "users=served.USERS")
+    assert served_methods(*given) == ["calc.add", "calc.wait", "users.create"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere.FUNCS", ["no module nowhere"]),
+        ("served.NOPE", ["served has no NOPE", "FUNCS", "USERS"]),
+        ("served.FUNCS.more", ["has no more"]),
+        ("served.BAD", ["add", "cannot be called"]),
+        ("served.add", ["name"]),
+        ("served.Users", ["Users()"]),
+        ("broken.FUNCS", ["importing broken failed", "there_is_no_such_module", "line 2"]),
+        ("wrong.FUNCS", ["importing wrong failed", "ZeroDivisionError", "line 1"]),
+        ("not a name", ["dotted name"]),
+        ("served..FUNCS", ["dotted name"]),
+        ("", ["dotted name"]),
+    ],
+)
+def test_a_wrong_name_is_one_line_that_says_what_is_wrong(name: str, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        makeService(parsed("--funcs", name))
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_name_served_twice_is_refused() -> None:
+    with pytest.raises(SystemExit, match="twice"):
+        makeService(parsed("--funcs", "served.FUNCS", "--funcs", "served"))
+
+
+def test_nothing_to_serve_is_a_usage_error() -> None:
+    with pytest.raises(usage.UsageError, match="--funcs"):
+        parsed("--port", "8080")
+
+
+def test_options_reach_the_server() -> None:
+    service: Any = makeService(
+        parsed(
+            *("--funcs", "served.FUNCS", "--max-pending", "7", "--max-line-bytes", "2048"),
+            *("--max-batch", "3", "--threads", "0", "--drain-timeout", "none"),
+            *("--expose-errors", "no", "--share-tracebacks", "yes"),
+        )
+    )
+    (server,) = service
+    options = server.factory.options
+    assert (options.max_pending, options.max_line_bytes, options.max_batch) == (7, 2048, 3)
+    assert (options.threads, options.drain_timeout) == (0, None)
+    assert (options.expose_errors, options.share_tracebacks) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--max-pending", "many"),
+        ("--max-pending", "0"),
+        ("--threads", "-1"),
+        ("--drain-timeout", "-1"),
+        ("--drain-timeout", "soon"),
+        ("--expose-errors", "maybe"),
+        ("--port", "65536"),
+    ],
+)
+def test_a_wrong_value_is_a_usage_error_that_names_the_option(arguments: tuple[str, str]) -> None:
+    with pytest.raises(usage.UsageError) as caught:
+        parsed("--funcs", "served.FUNCS", *arguments)
+    assert arguments[0].strip("-").replace("-", "_") in str(caught.value).replace("-", "_")
+
+
+def test_a_wrong_endpoint_is_one_line() -> None:
+    with pytest.raises(SystemExit, match="endpoint"):
+        makeService(parsed("--funcs", "served.FUNCS", "--port", "nonsense:8080"))
+
+
+def test_ports_may_be_repeated_and_be_endpoints(tmp_path: Path) -> None:
+    given = ("--port", "0", "--port", f"unix:{tmp_path}/socket", "--host", "::1")
+    service: Any = makeService(parsed("--funcs", "served.FUNCS", *given))
+    assert [type(each) for each in service] == [RPCServerService] * 2
+
+
+def test_help_explains_every_option() -> None:
+    text = str(Options())
+    for name in ("port", "host", "funcs", "max-line-bytes", "max-pending", "max-batch", "threads"):
+        assert f"--{name}=" in text
+    assert "--drain-timeout=" in text
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+class Twistd:
+    """twistd in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        top = str(Path(__file__).resolve().parent.parent)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", *arguments],
+            env={**os.environ, "PYTHONPATH": top, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A shell's background jobs ignore it, and pass that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        self.lines: list[str] = []
+
+    def line_with(self, pattern: str) -> re.Match[str]:
+        """Read the output up to a line that matches."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            found = re.search(pattern, line)
+            if found:
+                return found
+        raise AssertionError(f"no {pattern} in {''.join(self.lines)}")
+
+    def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
+        """Send a signal, wait for the end, and give the exit code and all of the output."""
+        if number is not None:
+            self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, "".join(self.lines) + rest
+
+
+RunTwistd = Callable[..., Twistd]
+
+
+@pytest.fixture
+def twistd() -> Iterator[RunTwistd]:
+    started: list[Twistd] = []
+
+    def run(*arguments: str) -> Twistd:
+        started.append(Twistd(*arguments))
+        return started[-1]
+
+    yield run
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
+
+
+SERVES = r"serving add, wait on 127\.0\.0\.1:(\d+)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_module_of_the_current_directory_is_served_until_a_signal(
+    twistd: RunTwistd, number: signal.Signals
+) -> None:
+    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS")
+    port = int(server.line_with(SERVES)[1])
+    with RPCClient("localhost", port) as client:
+        assert client.call("add", 1, 2) == 3
+    code, output = server.end(number)
+    assert code in (0, -number)
+    assert "Traceback" not in output
+
+
+def test_a_signal_drains_the_calls_under_way(twistd: RunTwistd) -> None:
+    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS")
+    port = int(server.line_with(SERVES)[1])
+    with RPCClient("localhost", port) as client:
+        waiting = client.submit("wait", 0.3)
+        client.call("rpc.ping")
+        server.process.send_signal(signal.SIGINT)
+        assert waiting.result(PATIENCE) == 0.3
+        server.end()
+
+
+def test_a_line_from_a_socket_is_answered(twistd: RunTwistd) -> None:
+    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS")
+    port = int(server.line_with(SERVES)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as line:
+        line.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]}\n')
+        line.shutdown(socket.SHUT_WR)
+        reply = b"".join(iter(lambda: line.recv(4096), b""))
+    assert json.loads(reply) == {"jsonrpc": "2.0", "id": 1, "result": 3}
+
+
+@pytest.fixture
+def port_in_use() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+def test_a_port_in_use_is_one_line_and_no_traceback(
+    twistd: RunTwistd, port_in_use: int, directory: Path
+) -> None:
+    code, output = twistd(
+        "-n", "knsock", "--port", str(port_in_use), "--funcs", "served.FUNCS"
+    ).end()
+    assert code == 1
+    assert output.count(f"cannot listen on 127.0.0.1:{port_in_use}: Address already in use") == 1
+    assert "Traceback" not in output
+    assert not (directory / "twistd.pid").exists()
+
+
+def test_a_wrong_name_ends_the_command_with_one_line(twistd: RunTwistd) -> None:
+    code, output = twistd("-n", "knsock", "--funcs", "served.NOPE").end()
+    assert code == 1
+    (line,) = output.splitlines()
+    assert line.startswith("twistd knsock: --funcs served.NOPE: served has no NOPE")
+
+
+def test_it_works_as_a_daemon(twistd: RunTwistd, directory: Path) -> None:
+    (directory / "rundir").mkdir()
+    code, output = twistd(
+        *("--rundir", "rundir", "--logfile", "the.log", "--pidfile", str(directory / "the.pid")),
+        *("knsock", "--port", f"unix:{directory}/socket", "--funcs", "served.FUNCS"),
+    ).end()
+    assert (code, output) == (0, "")
+    pid = int((directory / "the.pid").read_text())
+    try:
+        with RPCClient.from_endpoint(f"unix:{directory}/socket") as client:
+            assert client.call("add", 1, 2) == 3
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    wait_for_end(pid)
+    log = (directory / "the.log").read_text()
+    assert "serving add, wait" in log
+    assert "Traceback" not in log
+    assert not (directory / "the.pid").exists()
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait for a process that is not a child."""
+    handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    if handle is None:
+        return
+    import select
+
+    ended, _, _ = select.select([handle], [], [], PATIENCE)
+    os.close(handle)
+    assert ended
+
+
+def test_a_daemon_that_cannot_listen_says_so(twistd: RunTwistd, port_in_use: int) -> None:
+    code, output = twistd(
+        *("--logfile", "the.log", "knsock", "--port", str(port_in_use)),
+        *("--funcs", "served.FUNCS"),
+    ).end()
+    assert code == 1
+    assert "cannot listen" in output
+    assert "Traceback" not in output
+
+
+def test_the_plugin_imports_nothing_of_kn_sock() -> None:
+    """Every twistd command imports it, whatever it is going to run."""
+    top = str(Path(__file__).resolve().parent.parent)
+    code = (
+        "import sys; import twisted.plugins.kn_sock_plugin; "
+        "print([name for name in sys.modules if name.startswith('kn_sock')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": top},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    assert done.stdout.strip() == "[]"
