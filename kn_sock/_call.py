@@ -49,6 +49,11 @@ class Call(Struct, eq=False):
         return self._protocol.peer
 
     @property
+    def peer_text(self) -> str:
+        """The peer's address as a person would write it."""
+        return str(self._protocol.peer_text)
+
+    @property
     def peer_certificate(self) -> Any:
         """The certificate that the peer showed, or ``None``: no TLS, or none was asked for."""
         return self._protocol.peer_certificate

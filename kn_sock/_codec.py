@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from kn_sock._framing import Line
+from kn_sock._framing import Line, OverlongLine
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, ParseError, RPCError
 
 Dialect: TypeAlias = Literal["2.0", "1.0", "kn-sock"]
@@ -234,6 +234,16 @@ def leading_id(prefix: bytes) -> RequestId | UnsetType:
     except UNREADABLE:
         return UNSET
     return value
+
+
+_HTTP_METHODS: Final = b"GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI"
+_HTTP_REQUEST: Final = re.compile(b"(%b) " % _HTTP_METHODS)
+
+
+def speaks_http(line: Line | OverlongLine) -> bool:
+    """Tell whether a connection's first line is that of an HTTP request, as no JSON begins."""
+    start = line.prefix if isinstance(line, OverlongLine) else line
+    return _HTTP_REQUEST.match(start) is not None
 
 
 # --- bytes out ----------------------------------------------------------------------------------

@@ -1,38 +1,27 @@
 """The serving half of a connection: calls that the peer made, until each of them is answered.
 
-`Runner` is what the connections of one factory share: the methods, and where they run. `Serving` is
-one connection's: what is under way, what is held back, and how a call ends.
+Where a method runs is `_runner`'s; here is what is under way, what waits, and how a call ends.
 """
 
 from __future__ import annotations
 
-import traceback
 import types
-import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Raw
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._call import Call, current, run_as
 from kn_sock._codec import shown
-from kn_sock._options import ServerOptions
-from kn_sock._outbox import Turn
+from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Request, Session
-from kn_sock._workers import Finished, Job, Submits, WorkerPool
-from kn_sock.errors import (
-    ErrorCode,
-    InternalError,
-    InvalidParams,
-    MethodNotFound,
-    RPCError,
-    describe_exception,
-)
+from kn_sock._workers import Job
+from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
 from kn_sock.methods import Method
 
 if TYPE_CHECKING:
@@ -46,77 +35,12 @@ reset_current = current.reset
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
 
-_ASKS_TO_EXIT: Final = (SystemExit, KeyboardInterrupt)
-
 _BUSY = RPCError(
     ErrorCode.SERVER_BUSY, "too many calls are under way on this connection; try again later"
 )
 _DRAINING = RPCError(
     ErrorCode.SERVER_BUSY, "the server is stopping and takes no new calls; nothing was run"
 )
-_CANCELLED = RPCError(ErrorCode.CANCELLED, "the call was cancelled")
-
-
-class Runner:
-    """The methods of one factory, and the threads that some of them run in.
-
-    Args:
-        methods: by name; ``rpc.ping`` and ``rpc.discover`` among them.
-        options: how calls are treated.
-        turn: gathers what is written while finished calls are delivered.
-        call_from_thread: the reactor's.
-        on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
-            that a method raised: it asks for the end of the process, and is no answer to the
-            caller.
-    """
-
-    def __init__(
-        self,
-        methods: Mapping[str, Method],
-        options: ServerOptions,
-        turn: Turn,
-        call_from_thread: Callable[..., object],
-        on_exit: Callable[[BaseException], object],
-    ) -> None:
-        self.methods = dict(methods)
-        self.options = options
-        self.on_exit = on_exit
-        self.uses_threads = options.executor is not None or options.threads > 0
-        self._turn = turn
-        self._finished = Finished(call_from_thread, self._deliver)
-        self._executor: Submits | None = options.executor
-        self._pool: WorkerPool | None = None
-
-    def submit(self, function: Callable[[], Any], done: Callable[[Job], object], owner: Any) -> Job:
-        """Run a function on a worker thread; *done* gets the job on the reactor's thread.
-
-        Raises:
-            RuntimeError: no thread can be had.
-        """
-        if self._executor is None:
-            self._executor = self._pool = WorkerPool(self.options.threads)
-        job = Job(function, done, self._finished, owner)
-        self._executor.submit(job)
-        return job
-
-    def _deliver(self, jobs: deque[Job]) -> None:
-        self._turn.hold()
-        try:
-            # Those that end meanwhile wake the reactor anew, so that others have their turn.
-            for _ in range(len(jobs)):
-                job = jobs.popleft()
-                try:
-                    job.done(job)
-                except Exception:
-                    log.failure("delivering the result of a method failed")
-        finally:
-            self._turn.release()
-
-    def stop(self) -> None:
-        """Let the threads end; a later call starts new ones."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = self._executor = None
 
 
 class Serving:
@@ -183,7 +107,7 @@ class Serving:
             for request in waiting:
                 if request.expects_reply and _id_key(request.id) == key:
                     waiting.remove(request)
-                    self._refuse(request, _CANCELLED)
+                    self._refuse(request, CANCELLED)
                     return
         for call in self._running:
             if call._request.expects_reply and _id_key(call._request.id) == key:
@@ -215,7 +139,7 @@ class Serving:
         try:
             result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
-            self._refuse(request, self._error_of(call, exception))
+            self._refuse(request, self._runner.error_of(call, exception))
             return
         finally:
             reset_current(token)
@@ -241,7 +165,7 @@ class Serving:
 
         def withdraw() -> None:
             if job.withdraw():
-                self._refuse(call._request, _CANCELLED)
+                self._refuse(call._request, CANCELLED)
                 self._settled(call)
 
         self._begun(call, withdraw)
@@ -249,7 +173,7 @@ class Serving:
     def _thread_done(self, job: Job) -> None:
         call: Call = job.owner
         if job.error is not None:
-            self._refuse(call._request, self._error_of(call, job.error))
+            self._refuse(call._request, self._runner.error_of(call, job.error))
         elif isinstance(job.result, Deferred):
             job.result.addErrback(lambda _: None)
             text = (
@@ -291,7 +215,7 @@ class Serving:
 
     def _failed(self, failure: Failure, call: Call) -> None:
         # twisted.python.failure: the value always is an exception.
-        self._refuse(call._request, self._error_of(call, cast(BaseException, failure.value)))
+        self._refuse(call._request, self._runner.error_of(call, cast(BaseException, failure.value)))
         self._settled(call)
 
     # --- answering --------------------------------------------------------------------------------
@@ -325,47 +249,6 @@ class Serving:
                 peer=self._protocol.peer_text,
                 error=str(error),
             )
-
-    def _error_of(self, call: Call, exception: BaseException) -> RPCError | None:
-        """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
-        if isinstance(exception, _ASKS_TO_EXIT):
-            log.critical(
-                "{method} raised {kind}: stopping",
-                method=call.method,
-                kind=type(exception).__name__,
-            )
-            self._runner.on_exit(exception)
-            return None
-        if call.cancelled and isinstance(exception, CancelledError):
-            return _CANCELLED
-        if isinstance(exception, RPCError):
-            return exception
-        error = describe_exception(exception)
-        log.info(
-            "{method} called by {peer} raised {kind}: {error}",
-            method=call.method,
-            peer=self._protocol.peer_text,
-            kind=type(exception).__name__,
-            error=str(error),
-        )
-        options = self._runner.options
-        if not options.expose_errors:
-            return self._hidden(exception)
-        hint = _asyncio_hint(exception)
-        if hint:
-            return InternalError(f"{call.method}: {error}; {hint}")
-        if options.share_tracebacks:
-            error.data["traceback"] = _traceback_of(exception)
-        return error
-
-    def _hidden(self, exception: BaseException) -> RPCError:
-        reference = uuid.uuid4().hex[:12]
-        log.error(
-            "internal error, reference {reference}:\n{traceback}",
-            reference=reference,
-            traceback=_traceback_of(exception),
-        )
-        return InternalError(f"internal error (reference {reference})", {"reference": reference})
 
     # --- capacity ---------------------------------------------------------------------------------
 
@@ -454,28 +337,3 @@ def _is_awaitable(value: Any) -> bool:
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
-
-
-def _asyncio_hint(exception: BaseException) -> str:
-    text = str(exception)
-    if isinstance(exception, RuntimeError) and (
-        "no running event loop" in text or "await wasn't used with future" in text
-    ):
-        return (
-            "code that needs asyncio's event loop runs under Twisted's asyncio reactor "
-            "(twistd --reactor=asyncio), wrapped in Deferred.fromFuture(asyncio.ensure_future(…))"
-        )
-    return ""
-
-
-def _traceback_of(exception: BaseException) -> str:
-    """Format a traceback from the method's own first line on."""
-    frames = exception.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
-        "kn_sock."
-    ):
-        frames = frames.tb_next
-    lines = traceback.format_exception(
-        type(exception), exception, frames or exception.__traceback__
-    )
-    return "".join(lines)

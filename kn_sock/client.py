@@ -24,7 +24,7 @@ from kn_sock._dial import dial, endpoint_for
 from kn_sock._discover import standard_methods
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
-from kn_sock._serving import Runner
+from kn_sock._runner import Runner
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
 from kn_sock._waiting import WaitingChannel

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
@@ -32,7 +31,9 @@ from kn_sock._framing import Line, LineFramer, OverlongLine
 from kn_sock._options import DRAIN_TIMEOUT
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._serving import Runner, Serving
+from kn_sock._peer import address_text, certificate_of
+from kn_sock._runner import Runner
+from kn_sock._serving import Serving
 from kn_sock._session import (
     Answered,
     Cancel,
@@ -54,8 +55,6 @@ log = Logger()
 
 # Lines handled before other connections have their turn.
 _QUANTUM: Final = 500
-
-_HTTP_REQUEST: Final = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) ")
 
 
 class State(enum.Enum):
@@ -140,8 +139,7 @@ class RPCProtocol(LineReceiver):
         transport = self.transport
         # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
-            if hasattr(transport, option):
-                getattr(transport, option)(True)
+            getattr(transport, option, lambda _: None)(True)
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
         self._outbox = Outbox(transport.write, self._settings.turn)
@@ -159,7 +157,7 @@ class RPCProtocol(LineReceiver):
         lines = self._framer.feed(data)
         if not self._heard_first_line and lines:
             self._heard_first_line = True
-            if _speaks_http(lines[0]):
+            if _codec.speaks_http(lines[0]):
                 log.warn("{peer} speaks HTTP: closed, nothing was run", peer=self.peer_text)
                 self._abort("the peer speaks HTTP")
                 return
@@ -354,8 +352,7 @@ class RPCProtocol(LineReceiver):
     @property
     def peer_certificate(self) -> Any:
         """The certificate that the peer showed over TLS, or ``None``."""
-        get = getattr(self.transport, "getPeerCertificate", None)
-        return get() if get is not None else None
+        return certificate_of(self.transport)
 
     @property
     def is_open(self) -> bool:
@@ -425,19 +422,3 @@ class RPCProtocol(LineReceiver):
         self._close_timer = None
         if self._state is not State.LOST:
             self._abort(self._reason or "this side aborted it")
-
-
-def _speaks_http(line: Line | OverlongLine) -> bool:
-    start = line.prefix if isinstance(line, OverlongLine) else line
-    return _HTTP_REQUEST.match(start) is not None
-
-
-def address_text(address: Any) -> str:
-    """Write an address as a person would."""
-    host = getattr(address, "host", None)
-    if host is not None:
-        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
-    name = getattr(address, "name", None)
-    if isinstance(name, bytes):
-        return name.decode("utf-8", "backslashreplace")
-    return str(name or "a Unix socket" if hasattr(address, "name") else address)

@@ -26,10 +26,11 @@ from typing_extensions import override
 from kn_sock._discover import standard_methods
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
-from kn_sock._serving import Runner
+from kn_sock._peer import address_text
+from kn_sock._runner import Runner
 from kn_sock._version import __version__
 from kn_sock.methods import Functions, MethodTable
-from kn_sock.protocol import RPCProtocol, Settings, address_text
+from kn_sock.protocol import RPCProtocol, Settings
 
 __all__ = ["RPCServerFactory", "RPCServerService"]
 

@@ -1,0 +1,155 @@
+"""Where methods run, and what is told of their errors: shared by the connections of one factory."""
+
+from __future__ import annotations
+
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from kn_sock._call import Call
+from kn_sock._options import ServerOptions
+from kn_sock._outbox import Turn
+from kn_sock._workers import Finished, Job, Submits, WorkerPool
+from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
+from kn_sock.methods import Method
+
+log = Logger()
+
+_ASKS_TO_EXIT: Final = (SystemExit, KeyboardInterrupt)
+
+CANCELLED: Final = RPCError(ErrorCode.CANCELLED, "the call was cancelled")
+
+
+class Runner:
+    """The methods of one factory, and the threads that some of them run in.
+
+    Args:
+        methods: by name; ``rpc.ping`` and ``rpc.discover`` among them.
+        options: how calls are treated.
+        turn: gathers what is written while finished calls are delivered.
+        call_from_thread: the reactor's.
+        on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
+            that a method raised: it asks for the end of the process, and is no answer to the
+            caller.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        options: ServerOptions,
+        turn: Turn,
+        call_from_thread: Callable[..., object],
+        on_exit: Callable[[BaseException], object],
+    ) -> None:
+        self.methods = dict(methods)
+        self.options = options
+        self._on_exit = on_exit
+        self.uses_threads = options.executor is not None or options.threads > 0
+        self._turn = turn
+        self._finished = Finished(call_from_thread, self._deliver)
+        self._executor: Submits | None = options.executor
+        self._pool: WorkerPool | None = None
+
+    def submit(self, function: Callable[[], Any], done: Callable[[Job], object], owner: Any) -> Job:
+        """Run a function on a worker thread; *done* gets the job on the reactor's thread.
+
+        Raises:
+            RuntimeError: no thread can be had.
+        """
+        if self._executor is None:
+            self._executor = self._pool = WorkerPool(self.options.threads)
+        job = Job(function, done, self._finished, owner)
+        self._executor.submit(job)
+        return job
+
+    def _deliver(self, jobs: deque[Job]) -> None:
+        self._turn.hold()
+        try:
+            # Those that end meanwhile wake the reactor anew, so that others have their turn.
+            for _ in range(len(jobs)):
+                job = jobs.popleft()
+                try:
+                    job.done(job)
+                except Exception:
+                    log.failure("delivering the result of a method failed")
+        finally:
+            self._turn.release()
+
+    def stop(self) -> None:
+        """Let the threads end; a later call starts new ones."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool = self._executor = None
+
+    # --- errors --------------------------------------------------------------------------------
+
+    def error_of(self, call: Call, exception: BaseException) -> RPCError | None:
+        """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
+        if isinstance(exception, _ASKS_TO_EXIT):
+            log.critical(
+                "{method} raised {kind}: stopping",
+                method=call.method,
+                kind=type(exception).__name__,
+            )
+            self._on_exit(exception)
+            return None
+        if call.cancelled and isinstance(exception, CancelledError):
+            return CANCELLED
+        if isinstance(exception, RPCError):
+            return exception
+        error = describe_exception(exception)
+        log.info(
+            "{method} called by {peer} raised {kind}: {error}",
+            method=call.method,
+            peer=call.peer_text,
+            kind=type(exception).__name__,
+            error=str(error),
+        )
+        options = self.options
+        if not options.expose_errors:
+            return self._hidden(exception)
+        hint = _asyncio_hint(exception)
+        if hint:
+            return InternalError(f"{call.method}: {error}; {hint}")
+        if options.share_tracebacks:
+            error.data["traceback"] = _traceback_of(exception)
+        return error
+
+    def _hidden(self, exception: BaseException) -> RPCError:
+        reference = uuid.uuid4().hex[:12]
+        log.error(
+            "internal error, reference {reference}:\n{traceback}",
+            reference=reference,
+            traceback=_traceback_of(exception),
+        )
+        return InternalError(f"internal error (reference {reference})", {"reference": reference})
+
+
+def _asyncio_hint(exception: BaseException) -> str:
+    text = str(exception)
+    if isinstance(exception, RuntimeError) and (
+        "no running event loop" in text or "await wasn't used with future" in text
+    ):
+        return (
+            "code that needs asyncio's event loop runs under Twisted's asyncio reactor "
+            "(twistd --reactor=asyncio), wrapped in Deferred.fromFuture(asyncio.ensure_future(…))"
+        )
+    return ""
+
+
+def _traceback_of(exception: BaseException) -> str:
+    """Format a traceback from the method's own first line on."""
+    frames = exception.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
+        "kn_sock."
+    ):
+        frames = frames.tb_next
+    lines = traceback.format_exception(
+        type(exception), exception, frames or exception.__traceback__
+    )
+    return "".join(lines)
