@@ -21,8 +21,9 @@ class Call(Struct, eq=False):
         cancelled: whether the caller gave up or went away; a function in a thread can look.
         deadline: when the call has to be over, in the reactor's seconds; ``None`` for no limit.
 
-    Reactor: all of it may be read on any thread; `connection` is for the reactor's thread (in a
-    worker thread, reach it with ``blockingCallFromThread``).
+    Reactor: all of it may be read on any thread; the verbs of `connection` are for the reactor's
+    thread alone. In a worker thread, wait for them by
+    ``blockingCallFromThread(call.reactor, call.connection.call, "name")``.
     """
 
     _protocol: Any
@@ -42,6 +43,11 @@ class Call(Struct, eq=False):
         """The connection that the call came over, to call or notify the peer in turn."""
         connection: RPCConnection = self._protocol.connection
         return connection
+
+    @property
+    def reactor(self) -> Any:
+        """The connection's reactor; under `start_rpc_server` it is not the global one."""
+        return self._protocol.reactor
 
     @property
     def peer(self) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -30,6 +31,7 @@ RequestId: TypeAlias = int | str | Raw | None
 
 # What a reader sees of something that came from the peer; the whole is never echoed.
 _SHOWN_CHARACTERS = 60
+_short = reprlib.Repr()
 
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _UNENCODABLE: Final = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -114,7 +116,7 @@ decode_message = msgspec.json.Decoder(Message).decode
 
 def shown(value: object) -> str:
     """Show something that came from the peer, at a length that cannot be abused."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _short.repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet import error as twisted_error
+from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
 from twisted.internet.interfaces import (
@@ -64,10 +65,13 @@ def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStream
     """Take a client endpoint as it is, or make one of its description.
 
     Raises:
+        TypeError: it is neither.
         ValueError: the description cannot be understood.
     """
-    if not isinstance(endpoint, str):
+    if IStreamClientEndpoint.providedBy(endpoint):
         return endpoint
+    if not isinstance(endpoint, str):
+        raise TypeError(f"a client endpoint or its description is wanted, not {endpoint!r}")
     kind, _, rest = endpoint.partition(":")
     host, _, port = rest.rpartition(":")
     if kind == "tcp" and host and port.isdigit() and not set("=:\\") & set(host):
@@ -75,6 +79,8 @@ def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStream
     try:
         return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
     except Exception as problem:
+        if kind in ("tls", "ssl") and isinstance(problem, (NameError, ImportError)):
+            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
         raise ValueError(
             f"{endpoint!r} is no client endpoint ({problem}); "
             "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"
@@ -94,8 +100,10 @@ def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
     if not isinstance(host, str) or not host:
         raise TypeError(f"a host is a name or an address, not {host!r}")
     kind: Any = NameEndpoint
-    if ":" in host:
+    if isIPv6Address(host):
         kind = TCP6ClientEndpoint
+    elif ":" in host:
+        raise ValueError(f"a host is a name or an address, and the port is apart: not {host!r}")
     elif host.replace(".", "").isdigit():
         kind = TCP4ClientEndpoint
     return cast(IStreamClientEndpoint, kind(reactor, host, port))

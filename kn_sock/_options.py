@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # What a connection starts with at either end.
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -67,6 +70,20 @@ class ServerOptions:
         check_count("max_batch", self.max_batch, least=1)
         check_count("threads", self.threads, least=0)
         check_seconds("drain_timeout", self.drain_timeout)
+
+
+def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
+    """Make options of the keywords that a caller gave.
+
+    Raises:
+        TypeError: there is no such option; the text lists those that there are, and *others*.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    for name in given:
+        if name not in names:
+            known = ", ".join(sorted((*names, *others)))
+            raise TypeError(f"there is no option {name}; there are {known}")
+    return kind(**given)
 
 
 def check_count(name: str, value: object, *, least: int) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from kn_sock._options import check_seconds
+from kn_sock._options import check_seconds, options_from
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class CallOptions:
         Raises:
             TypeError: there is no option of that name.
         """
-        return dataclasses.replace(self, **changes)
+        return options_from(CallOptions, {**dataclasses.asdict(self), **changes})
 
 
 def check_method(method: object) -> None:

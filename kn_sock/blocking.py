@@ -278,7 +278,7 @@ def start_rpc_server(
         RuntimeError: this is the reactor's thread.
 
     Works on the main thread and on any other, several times at once. No signal handler is
-    installed.
+    installed. Ctrl-C a second time ends what is under way, too.
     """
     if type(port) is not int or not 0 <= port < 65536:
         raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
@@ -307,7 +307,11 @@ def start_rpc_server(
     except KeyboardInterrupt:
         pass
     finally:
-        thread.call(service.stopService)
+        try:
+            thread.call(service.stopService)
+        except KeyboardInterrupt:
+            # Asked twice: what is under way is not waited for.
+            thread.call(service.factory.abort)
     if exits:
         raise exits[0]
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 from kn_sock._codec import DIALECTS, Dialect
 from kn_sock._dial import dial, endpoint_for
 from kn_sock._discover import standard_methods
-from kn_sock._options import ServerOptions
+from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._runner import Runner
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
@@ -35,6 +35,9 @@ from kn_sock.protocol import RPCProtocol, Settings
 __all__ = ["RPCClientService", "connect"]
 
 DEFAULT_CONNECT_TIMEOUT = 10.0
+
+# Those beside the ServerOptions.
+_CLIENT_OPTIONS = ("connect_timeout", "dialect", "funcs", "timeout")
 
 
 class ClientFactory(Factory):
@@ -69,7 +72,7 @@ class ClientFactory(Factory):
         turn = turn or Turn(reactor)
         self._runner = Runner(
             {**methods, **standard_methods(methods, __version__)},
-            ServerOptions(**options),
+            options_from(ServerOptions, options, others=_CLIENT_OPTIONS),
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             lambda _: cast(IReactorTime, reactor).callLater(0, cast(IReactorCore, reactor).stop),

@@ -47,6 +47,10 @@ class DeferredVerbs:
             `CallCancelled`, which is a ``CancelledError`` too; ``TypeError`` or ``ValueError``, an
             argument cannot be sent. Cancelling it cancels the call at the peer.
 
+        Raises:
+            TypeError: the name is no string.
+            RuntimeError: this is not the reactor's thread.
+
         Spec: JSON-RPC 2.0, section 4.
         """
         check_method(method)

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import itertools
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,7 +18,6 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
-    IReactorTime,
 )
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
@@ -74,7 +74,7 @@ class Settings:
     Attributes:
         runner: the methods that the peer may call, and how they run.
         turn: gathers what is written.
-        clock: the reactor, as far as it tells the time.
+        reactor: the reactor that they are on.
         dialect: how our own calls are written.
         call_options: how they are made unless said otherwise.
         ids: numbers them, across connections.
@@ -82,7 +82,7 @@ class Settings:
 
     runner: Runner
     turn: Turn
-    clock: IReactorTime
+    reactor: Any
     dialect: Dialect = "2.0"
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
     ids: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))
@@ -112,6 +112,7 @@ class RPCProtocol(LineReceiver):
     ) -> None:
         options = settings.runner.options
         self._settings = settings
+        self.reactor = settings.reactor
         self._opened = opened
         self._ended = ended
         self._state = State.NEW
@@ -144,8 +145,9 @@ class RPCProtocol(LineReceiver):
         self.peer_text = address_text(self.peer)
         self._outbox = Outbox(transport.write, self._settings.turn)
         self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
-        self._outgoing = Outgoing(self._session, self._outbox, self._settings.clock, self.peer_text)
+        self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._connection: RPCConnection | None = None
+        self._thread_id = get_ident()
         self._state = State.OPEN
         transport.registerProducer(self, True)
         self._opened(self)
@@ -170,7 +172,7 @@ class RPCProtocol(LineReceiver):
         if len(lines) > _QUANTUM:
             self._backlog = lines[_QUANTUM:]
             del lines[_QUANTUM:]
-            self._backlog_timer = self._settings.clock.callLater(0, self._go_on)
+            self._backlog_timer = self.reactor.callLater(0, self._go_on)
             self.update_reading()
         turn = self._settings.turn
         turn.hold()
@@ -307,7 +309,9 @@ class RPCProtocol(LineReceiver):
 
         Raises:
             TypeError, ValueError: an argument cannot be sent; nothing was.
+            RuntimeError: this is not the reactor's thread.
         """
+        self._check_thread()
         call.call_id, line = self._session.write_call(method, args, kwargs)
         self._start([call], line)
 
@@ -317,7 +321,9 @@ class RPCProtocol(LineReceiver):
         Raises:
             TypeError, ValueError: an argument cannot be sent, or the dialect has no batches.
             ConnectionLost: the connection has ended, and the batch has no calls that could fail.
+            RuntimeError: this is not the reactor's thread.
         """
+        self._check_thread()
         lines = []
         waiting = iter(calls)
         for entry in entries:
@@ -339,9 +345,18 @@ class RPCProtocol(LineReceiver):
         Raises:
             TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
             ConnectionLost: the connection has ended.
+            RuntimeError: this is not the reactor's thread.
         """
+        self._check_thread()
         self._outgoing.notify(self._session.write_notification(method, args, kwargs))
         return succeed(None)
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._thread_id:
+            raise RuntimeError(
+                "a connection is for its reactor's thread; elsewhere, wait for it by "
+                "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
+            )
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up, and tell the peer."""
@@ -397,7 +412,7 @@ class RPCProtocol(LineReceiver):
         self._serving.end()
         self._outgoing.end(reason, None)
         # A peer that never reads would hold up the close for ever.
-        self._close_timer = self._settings.clock.callLater(DRAIN_TIMEOUT, self.abort)
+        self._close_timer = self.reactor.callLater(DRAIN_TIMEOUT, self.abort)
         # With a producer registered, TLS would wait for it before it closes.
         self.transport.unregisterProducer()
         self.transport.loseConnection()

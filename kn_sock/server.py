@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
-from kn_sock._options import ServerOptions
+from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._peer import address_text
 from kn_sock._runner import Runner
@@ -72,7 +72,7 @@ class RPCServerFactory(Factory):
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
-        self.options = ServerOptions(**options)
+        self.options = options_from(ServerOptions, options)
         #: The methods that are served, by name.
         self.methods = funcs if isinstance(funcs, MethodTable) else MethodTable().add(funcs)
         clock = cast(IReactorTime, reactor)
@@ -127,11 +127,12 @@ class RPCServerFactory(Factory):
             A Deferred that fires when no connection is left. It does not fail.
         """
         self._is_draining = True
-        closed = DeferredList([protocol.drain() for protocol in list(self.connections)])
+        draining = [protocol.drain() for protocol in list(self.connections)]
+        closed = DeferredList(draining, consumeErrors=True)
         timeout = self.options.drain_timeout
         if timeout is None or closed.called:
             return closed.addCallback(lambda _: None)
-        timer = cast(IReactorTime, self._reactor).callLater(timeout, self._abort_all)
+        timer = cast(IReactorTime, self._reactor).callLater(timeout, self.abort)
 
         def done(_: object) -> None:
             if timer.active():
@@ -139,9 +140,10 @@ class RPCServerFactory(Factory):
 
         return closed.addCallback(done)
 
-    def _abort_all(self) -> None:
+    def abort(self) -> None:
+        """Close every connection at once, whatever is under way."""
         for protocol in list(self.connections):
-            log.warn("{peer}: still busy, closed", peer=protocol.peer_text)
+            log.warn("{peer}: aborted while it was still busy", peer=protocol.peer_text)
             protocol.abort()
 
 
@@ -242,12 +244,18 @@ def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStream
     """Take a server endpoint as it is, or make one of its description.
 
     Raises:
+        TypeError: it is neither.
         ValueError: the description cannot be understood.
     """
-    if not isinstance(endpoint, str):
+    if IStreamServerEndpoint.providedBy(endpoint):
         return endpoint
+    if not isinstance(endpoint, str):
+        raise TypeError(f"a server endpoint or its description is wanted, not {endpoint!r}")
     description = endpoint
-    kind = description.partition(":")[0]
+    kind, _, rest = description.partition(":")
+    port = rest.partition(":")[0]
+    if kind.startswith("tcp") and port.isdigit() and int(port) > 65535:
+        raise ValueError(f"{endpoint!r} is no server endpoint: a port is at most 65535")
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         description = f"{description}:backlog={LISTEN_BACKLOG}"
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.threads import blockingCallFromThread
 
 from kn_sock import (
     CallTimeout,
@@ -26,6 +27,7 @@ from kn_sock import (
     MethodNotFound,
     RemoteError,
     RPCClient,
+    RPCError,
     current_call,
     in_reactor,
     start_rpc_server,
@@ -281,6 +283,20 @@ def test_the_server_calls_functions_of_the_client() -> None:
     server.stop()
 
 
+def test_a_function_in_a_thread_calls_back_and_waits() -> None:
+    def greet() -> str:
+        call = current_call()
+        with pytest.raises(RuntimeError, match="reactor's thread"):
+            call.connection.call("name")
+        name = blockingCallFromThread(call.reactor, call.connection.call, "name")
+        return f"hello {name}"
+
+    server = Served({"greet": greet})
+    with RPCClient("127.0.0.1", server.port, funcs={"name": lambda: "Ada"}) as client:
+        assert client.call("greet") == "hello Ada"
+    server.stop()
+
+
 # --- connecting -----------------------------------------------------------------------------------
 
 
@@ -337,8 +353,12 @@ def test_a_port_that_is_none_is_refused(port: Any, kind: type[Exception]) -> Non
 
 
 def test_options_that_are_none_are_refused(served: Served) -> None:
-    with pytest.raises(TypeError, match="timeuot"):
+    with pytest.raises(TypeError, match=r"no option timeuot; there are .*connect_timeout.*timeout"):
         RPCClient("localhost", served.port, timeuot=3)
+    with pytest.raises(TypeError, match="no option maxpending"):
+        start_rpc_server(0, {"add": add}, maxpending=3)
+    with pytest.raises(ValueError, match="port is apart"):
+        RPCClient("localhost:8080", 8080)
     with pytest.raises(ValueError, match="dialect"):
         RPCClient("localhost", served.port, dialect="3.0")  # type: ignore[arg-type]
 
@@ -636,6 +656,50 @@ def test_ctrl_c_drains_and_returns(tmp_path: Path) -> None:
         server.send_signal(signal.SIGINT)
         output, errors = server.communicate(timeout=PATIENCE)
     assert (server.returncode, output, errors) == (0, "returned\n", "")
+
+
+def test_ctrl_c_twice_does_not_wait_for_what_is_under_way(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import threading\n"
+        "from kn_sock import start_rpc_server\n"
+        "def block():\n"
+        "    print('entered')\n"
+        "    threading.Event().wait()\n"
+        "start_rpc_server(0, {'block': block}, on_ready=lambda *a: print(*a), drain_timeout=None)\n"
+        "print('returned')\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=script_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert server.stdout is not None
+    host, port = server.stdout.readline().split()
+    with RPCClient(host, int(port)) as client:
+        blocked = client.submit("block")
+        assert server.stdout.readline() == "entered\n"
+        server.send_signal(signal.SIGINT)
+        while not isinstance(refused(client), RPCError):
+            pass
+        assert not blocked.done()
+        server.send_signal(signal.SIGINT)
+        output, errors = server.communicate(timeout=PATIENCE)
+        with pytest.raises(ConnectionLost):
+            blocked.result(PATIENCE)
+    assert (server.returncode, output, errors) == (0, "returned\n", "")
+
+
+def refused(client: RPCClient) -> Exception | None:
+    """Ask the server for a sign of life; give its refusal."""
+    try:
+        client.call("rpc.ping")
+    except Exception as error:
+        return error
+    return None
 
 
 def test_ctrl_c_ends_a_waiting_call(tmp_path: Path, served: Served, gate: Gate) -> None:

@@ -32,6 +32,10 @@ def slow(text: str) -> str:
     return text
 
 
+def use(*_: object) -> None:
+    pass
+
+
 # The decorators keep the signature.
 three: int = quick(1, 2)
 
@@ -51,7 +55,7 @@ def script() -> None:
         batch.notify("slow", "x")
         answers: list[Any] = batch.send()
         quicker: kn_sock.RPCClient = client.with_options(timeout=1.5)
-        print(result, future, results, answers, quicker, client.remote.math.quick(1, 2))
+        use(result, future, results, answers, quicker, client.remote.math.quick(1, 2))
     kn_sock.RPCClient.from_endpoint("tls:example.com:8443").close()
     kn_sock.start_rpc_server(8080, FUNCS, "127.0.0.1", threading.Event(), max_pending=10)
     kn_sock.start_rpc_server(port=8080, register_funcs=FUNCS, on_ready=lambda host, port: None)
@@ -63,24 +67,24 @@ async def application(reactor: Any) -> None:
     connection: kn_sock.RPCConnection = await kn_sock.connect("tcp:localhost:8080", funcs=FUNCS)
     result: Any = await connection.call("quick", 1, 2)
     answers: list[Any] = await connection.batch().send()
-    nothing: None = await connection.notify("slow", "x")
+    await connection.notify("slow", "x")
     await connection.with_options(timeout=2).remote.quick(1, 2)
     await connection.close()
     service: IService = kn_sock.RPCServerService("tcp:8080", FUNCS)
     client = kn_sock.RPCClientService("tcp:localhost:8080", timeout=3)
     more: Deferred[Any] = client.call("quick", 1, 2)
-    print(port, result, answers, nothing, service, more)
+    use(port, result, answers, service, more)
 
 
 def errors() -> bool:
     try:
         script()
     except kn_sock.RemoteError as error:
-        print(error.type_name, error.remote_traceback, error.code, error.message, error.data)
+        use(error.type_name, error.remote_traceback, error.code, error.message, error.data)
     except (kn_sock.CallTimeout, kn_sock.ConnectionLost) as error:
         return error.maybe_executed
     except kn_sock.ConnectFailed as error:
-        print(error.errno)
+        use(error.errno)
     except kn_sock.RPCError as error:
         return error.code == kn_sock.ErrorCode.SERVER_BUSY
     return False
