@@ -30,8 +30,8 @@ class Call(Struct, eq=False):
     _request: Any
     cancelled: bool = False
     deadline: float | None = None
-    # How the call is stopped, while it is under way.
-    _stop: Callable[[], object] | None = None
+    # The Deferred or the job that is under way for it.
+    _stop: Any = None
 
     @property
     def method(self) -> str:

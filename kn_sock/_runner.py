@@ -55,7 +55,13 @@ class Runner:
         self._executor: Submits | None = options.executor
         self._pool: WorkerPool | None = None
 
-    def submit(self, function: Callable[[], Any], done: Callable[[Job], object], owner: Any) -> Job:
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        done: Callable[[Job], object],
+        owner: Any,
+    ) -> Job:
         """Run a function on a worker thread; *done* gets the job on the reactor's thread.
 
         Raises:
@@ -63,7 +69,7 @@ class Runner:
         """
         if self._executor is None:
             self._executor = self._pool = WorkerPool(self.options.threads)
-        job = Job(function, done, self._finished, owner)
+        job = Job(function, args, done, self._finished, owner)
         self._executor.submit(job)
         return job
 

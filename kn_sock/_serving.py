@@ -8,7 +8,6 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Raw
@@ -76,6 +75,8 @@ class Serving:
         self._is_stalled = False
         self._is_draining = False
         self._is_over = False
+        #: Whether the protocol is to be told when every call has been answered.
+        self.tells_when_idle = False
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -116,8 +117,12 @@ class Serving:
 
     def _cancel(self, call: Call) -> None:
         call.cancelled = True
-        if call._stop is not None:
-            call._stop()
+        stop = call._stop
+        if isinstance(stop, Deferred):
+            stop.cancel()
+        elif isinstance(stop, Job) and stop.withdraw():
+            self._refuse(call._request, CANCELLED)
+            self._settled(call)
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -156,19 +161,13 @@ class Serving:
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
-        function = partial(run_as, call, method.function, args, kwargs)
+        work = (call, method.function, args, kwargs)
         try:
-            job = self._runner.submit(function, self._thread_done, call)
+            call._stop = self._runner.submit(run_as, work, self._thread_done, call)
         except RuntimeError as problem:
             self._refuse(call._request, InternalError(f"no thread can be had: {problem}"))
             return
-
-        def withdraw() -> None:
-            if job.withdraw():
-                self._refuse(call._request, CANCELLED)
-                self._settled(call)
-
-        self._begun(call, withdraw)
+        self._begun(call)
 
     def _thread_done(self, job: Job) -> None:
         call: Call = job.owner
@@ -199,15 +198,16 @@ class Serving:
         else:
             self._answer(call._request, result)
             return
-        self._begun(call, deferred.cancel)
+        call._stop = deferred
+        self._begun(call)
         deferred.addCallbacks(
             self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,)
         )
 
-    def _begun(self, call: Call, stop: Callable[[], object]) -> None:
-        call._stop = stop
+    def _begun(self, call: Call) -> None:
         self._running[call] = None
-        self._check_capacity()
+        if len(self._running) >= self._most:
+            self._check_capacity()
 
     def _succeeded(self, result: Any, call: Call) -> None:
         self._answer(call._request, result)
@@ -286,7 +286,8 @@ class Serving:
         """Take a call off, once it has been answered, and go on with what waited for it."""
         self._running.pop(call, None)
         call._stop = None
-        self._proceed()
+        if self._is_stalled or self._in_order or self.tells_when_idle:
+            self._proceed()
 
     def _proceed(self) -> None:
         if self._is_over:
@@ -304,7 +305,7 @@ class Serving:
             else:
                 self._run(request)
         self._check_capacity()
-        if self.is_idle:
+        if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()
 
     # --- the end ----------------------------------------------------------------------------------

@@ -27,22 +27,25 @@ class Job:
     """One function call that is to run on a worker thread.
 
     Args:
-        function: called without arguments on the worker thread.
+        function: called on the worker thread.
+        args: what it is called with.
         done: called on the reactor's thread with the job when the function has ended.
         finished: how the job gets back there.
         owner: whatever *done* wants to find again.
     """
 
-    __slots__ = ("_claim", "_finished", "done", "error", "function", "owner", "result")
+    __slots__ = ("_claim", "_finished", "args", "done", "error", "function", "owner", "result")
 
     def __init__(
         self,
-        function: Callable[[], Any],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
         done: Callable[[Job], object],
         finished: Finished,
         owner: Any = None,
     ) -> None:
         self.function = function
+        self.args = args
         self.done = done
         self.owner = owner
         self.result: Any = None
@@ -56,7 +59,7 @@ class Job:
         if not self.withdraw():
             return
         try:
-            self.result = self.function()
+            self.result = self.function(*self.args)
         except BaseException as error:
             # All of them: SystemExit too is the reactor's to act on, not this thread's.
             self.error = error

@@ -129,7 +129,6 @@ class RPCProtocol(LineReceiver):
         self._is_reading = True
         self._heard_first_line = False
         self._peer_is_done = False
-        self._is_draining = False
         self._close_waiters: list[Deferred[None]] = []
         self._reason: str | None = None
 
@@ -376,8 +375,7 @@ class RPCProtocol(LineReceiver):
 
     def serving_is_idle(self) -> None:
         """Take note that every call of the peer is answered."""
-        if self._peer_is_done or self._is_draining:
-            self._close_when_answered()
+        self._close_when_answered()
 
     def drain(self) -> Deferred[None]:
         """Refuse new calls, finish those under way, flush, close.
@@ -385,14 +383,16 @@ class RPCProtocol(LineReceiver):
         Returns:
             A Deferred that fires when the connection is closed.
         """
-        self._is_draining = True
         if self._state is State.OPEN:
             self._serving.drain()
         self._close_when_answered()
         return self._when_closed()
 
     def _close_when_answered(self) -> None:
-        if self._state is State.OPEN and self._serving.is_idle and not self._backlog:
+        if self._state is not State.OPEN:
+            return
+        self._serving.tells_when_idle = True
+        if self._serving.is_idle and not self._backlog:
             self._begin_close("closed when all was answered")
 
     def close(self) -> Deferred[None]:
