@@ -10,17 +10,18 @@ Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0, and kn-sock 0.3.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kn_sock._framing import Line, OverlongLine
+from kn_sock._text import cut, shown
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, ParseError, RPCError
 
 Dialect: TypeAlias = Literal["2.0", "1.0", "kn-sock"]
@@ -28,10 +29,6 @@ DIALECTS: Final[tuple[Dialect, ...]] = ("2.0", "1.0", "kn-sock")
 
 # An integer or a string as it came; a fraction as its own text, so that the echo is exact.
 RequestId: TypeAlias = int | str | Raw | None
-
-# What a reader sees of something that came from the peer; the whole is never echoed.
-_SHOWN_CHARACTERS = 60
-_short = reprlib.Repr()
 
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _UNENCODABLE: Final = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -114,13 +111,19 @@ _id_alone = msgspec.json.Decoder(_IdAlone)
 decode_message = msgspec.json.Decoder(Message).decode
 
 
-def shown(value: object) -> str:
-    """Show something that came from the peer, at a length that cannot be abused."""
-    text = value if isinstance(value, str) else _short.repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
-
-
 # --- bytes in -----------------------------------------------------------------------------------
+
+
+class NoMessageError(Exception):
+    """A line that is no message, with what is needed to answer it."""
+
+    def __init__(
+        self, error: RPCError, dialect: Dialect = "2.0", request_id: RequestId = None
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.dialect = dialect
+        self.request_id = request_id
 
 
 def decode_unusual(line: Line | Raw) -> Message | list[Raw]:
@@ -130,21 +133,19 @@ def decode_unusual(line: Line | Raw) -> Message | list[Raw]:
         A message, or the members of a batch, each still to be decoded.
 
     Raises:
-        ParseError: it is not JSON.
-        InvalidRequest: it is JSON that is no message. ``request_id`` on the exception is the id to
-            answer with.
+        NoMessageError: it is not JSON, or JSON that is no message.
     """
     try:
         value = _decode_any(line)
     except UNREADABLE as problem:
-        raise ParseError(f"this line is not JSON: {_reason(problem)}") from None
+        raise NoMessageError(ParseError(f"this line is not JSON: {_reason(problem)}")) from None
     if isinstance(value, list):
         try:
             return _members.decode(line)
         except UNREADABLE:
-            return [Raw(_dumps(member)) for member in value]
+            return _members_of(bytes(line).decode("utf-8"))
     if not isinstance(value, dict):
-        raise InvalidRequest(f"a message is a JSON object, not {shown(value)}")
+        raise NoMessageError(InvalidRequest(f"a message is a JSON object, not {shown(value)}"))
     return _message_from(value, line)
 
 
@@ -172,37 +173,61 @@ def _reason(problem: BaseException) -> str:
     return shown(str(problem).removeprefix("JSON is malformed: "))
 
 
+_scan = json.JSONDecoder().raw_decode
+
+_SPACE: Final = " \t\r\n"
+
+
+def _members_of(text: str) -> list[Raw]:
+    """Cut an array, which is known to be one, into the texts of its members."""
+    members = []
+    text = text.strip(_SPACE)[1:-1].strip(_SPACE)
+    while text:
+        _, end = _scan(text)
+        members.append(Raw(text[:end].encode("utf-8")))
+        text = text[end:].lstrip(_SPACE).removeprefix(",").lstrip(_SPACE)
+    return members
+
+
+# The types that each member of a message may have, and how to say so.
+_MEMBER_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "method": ((str,), "a string"),
+    "params": ((list, dict, type(None)), "an array or an object"),
+    "kwargs": ((dict, type(None)), "an object"),
+}
+
+
 def _message_from(value: dict[str, Any], line: Line | Raw) -> Message:
     """Check the members one by one, to name the one that is wrong."""
+    dialect = _dialect_of(value)
     request_id = value.get("id", UNSET)
     if isinstance(request_id, float):
-        try:
-            request_id = Raw(bytes(_id_alone.decode(line).id))
-        except UNREADABLE:
-            request_id = Raw(_dumps(request_id))
-    elif request_id is not UNSET and (
-        isinstance(request_id, (bool, list, dict)) or not _is_utf8(request_id)
-    ):
-        raise invalid_request("id must be a string, a number or null", None)
-    known = None if request_id is UNSET else request_id
-    method = value.get("method", UNSET)
-    if method is not UNSET and not isinstance(method, str):
-        raise invalid_request(f"method must be a string, not {shown(method)}", known)
-    params = value.get("params", UNSET)
-    if params is not UNSET and not isinstance(params, (list, dict, type(None))):
-        raise invalid_request(f"params must be an array or an object, not {shown(params)}", known)
-    kwargs = value.get("kwargs", UNSET)
-    if kwargs is not UNSET and not isinstance(kwargs, (dict, type(None))):
-        raise invalid_request(f"kwargs must be an object, not {shown(kwargs)}", known)
-    return Message(
-        jsonrpc=value.get("jsonrpc", UNSET),
-        id=request_id,
-        method=method,
-        params=params,
-        kwargs=kwargs,
-        result=value.get("result", UNSET),
-        error=value.get("error", UNSET),
-    )
+        request_id = _fraction_of(line)
+    elif isinstance(request_id, (bool, list, dict)) or not _is_utf8(request_id):
+        error = InvalidRequest("id must be a string, a number or null")
+        raise NoMessageError(error, dialect)
+    for name, (types, wanted) in _MEMBER_TYPES.items():
+        if name in value and not isinstance(value[name], types):
+            error = InvalidRequest(f"{name} must be {wanted}, not {shown(value[name])}")
+            raise NoMessageError(error, dialect, None if request_id is UNSET else request_id)
+    known = {name: value[name] for name in Message.__struct_fields__ if name in value}
+    return Message(**{**known, "id": request_id})
+
+
+def _dialect_of(members: Mapping[str, Any]) -> Dialect:
+    """Tell the dialect of a message by the members that it has."""
+    if "jsonrpc" in members or "method" not in members:
+        return "2.0"
+    return "1.0" if "id" in members else "kn-sock"
+
+
+def _fraction_of(line: Line | Raw) -> Raw:
+    """Find the text of an id that is a fraction, for its echo to be exact."""
+    try:
+        return Raw(bytes(_id_alone.decode(line).id))
+    except UNREADABLE:
+        text: str = json.loads(bytes(line).decode("utf-8"), parse_float=str)["id"]
+        return Raw(text.encode("ascii"))
 
 
 def _is_utf8(value: object) -> bool:
@@ -214,28 +239,52 @@ def _is_utf8(value: object) -> bool:
     return True
 
 
-def invalid_request(message: str, request_id: RequestId) -> InvalidRequest:
-    """Build the error for a message that is none, with the id that its reply carries."""
-    error = InvalidRequest(message)
-    error.request_id = request_id  # type: ignore[attr-defined]  # ours alone, read in _session
-    return error
+class Head(NamedTuple):
+    """What the beginning of a line tells of a message that cannot be read as a whole."""
+
+    request_id: RequestId | UnsetType
+    dialect: Dialect
+    is_reply: bool
 
 
-_LEADING_ID = re.compile(
-    rb'\A\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)"id"\s*:\s*(-?\d{1,18}|"[^"\\]{0,99}")\s*,'
-)
+def read_head(prefix: bytes) -> Head:
+    """Read the first members of a message, as far as they are there."""
+    text = prefix.decode("utf-8", "replace").lstrip()
+    members: dict[str, Any] = {}
+    names: list[str] = []
+    if text.startswith("{"):
+        _read_members(text[1:], names, members)
+    elif text.startswith("["):
+        # A batch: what it is can be told by its first member, whose id is not the batch's.
+        _read_members(text[1:].lstrip().removeprefix("{"), names, {})
+    is_reply = "method" not in names and "params" not in names
+    is_reply = is_reply and ("result" in names or "error" in names)
+    request_id = members.get("id", UNSET)
+    if isinstance(request_id, (bool, float, list, dict)) or "\ufffd" in str(request_id):
+        request_id = UNSET
+    dialect: Dialect = "1.0" if "id" in members and "jsonrpc" not in members else "2.0"
+    return Head(request_id, dialect, is_reply)
 
 
-def leading_id(prefix: bytes) -> RequestId | UnsetType:
-    """Find the id in the beginning of a line too long to read; ``UNSET`` where it is not there."""
-    found = _LEADING_ID.match(prefix)
-    if found is None:
-        return UNSET
+def _read_members(text: str, names: list[str], members: dict[str, Any]) -> None:
+    """Read names and values up to where the text ends; the last name may lack its value."""
     try:
-        value: RequestId = _anything.decode(found[1])
-    except UNREADABLE:
-        return UNSET
-    return value
+        while True:
+            text = text.lstrip(" \t\r,")
+            name, end = _scan(text)
+            text = text[end:].lstrip()
+            if not isinstance(name, str) or not text.startswith(":"):
+                return
+            names.append(name)
+            text = text[1:].lstrip()
+            value, end = _scan(text)
+            text = text[end:]
+            # Where no comma follows it may not be the whole value, or no JSON.
+            if not text.lstrip().startswith(","):
+                return
+            members[name] = value
+    except (ValueError, RecursionError):
+        return
 
 
 _HTTP_METHODS: Final = b"GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI"
@@ -251,13 +300,11 @@ def speaks_http(line: Line | OverlongLine) -> bool:
 # --- bytes out ----------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
-    """Turn one value that ``json`` does not know into values that it does."""
-    return json.loads(bytes(value)) if isinstance(value, Raw) else msgspec.to_builtins(value)
-
-
 def _dumps(value: Any) -> bytes:
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=_plain)
+    with contextlib.suppress(TypeError):
+        # Keys too: json takes nothing but strings and the like for those.
+        value = msgspec.to_builtins(value, str_keys=True)
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
     return text.encode("ascii")
 
 
@@ -273,8 +320,12 @@ def _encode(message: Struct, payload: Any) -> bytes:
     try:
         line = _encode_lines((message,))
     except _UNENCODABLE:
-        members = msgspec.structs.asdict(message).items()
-        return _dumps({name: value for name, value in members if value is not UNSET}) + b"\n"
+        members = [
+            b'"%b":%b' % (name.encode(), bytes(value) if isinstance(value, Raw) else _dumps(value))
+            for name, value in msgspec.structs.asdict(message).items()
+            if value is not UNSET
+        ]
+        return b"{%b}\n" % b",".join(members)
     # msgspec writes NaN and the infinities as null. Where the line has no null, there was none.
     if b"null" in line and type(payload) not in _NEVER_NAN:
         _dumps(payload)
@@ -353,16 +404,19 @@ def encode_error(dialect: Dialect, request_id: RequestId | UnsetType, error: RPC
     An error whose ``data`` has no JSON form is sent without it.
     """
     message: Struct
+    text = str(error.message)
     if dialect == "2.0":
-        message = _Failure("2.0", request_id, _ErrorObject(error.code, error.message, error.data))
+        message = _Failure("2.0", request_id, _ErrorObject(error.code, text, error.data))
     elif dialect == "1.0":
-        message = _PairReply(request_id, None, error.message)
+        message = _PairReply(request_id, None, text)
     else:
-        message = _PlainFailure(error.message)
+        message = _PlainFailure(text)
     try:
         return _encode(message, error.data)
     except _UNENCODABLE:
-        return encode_error(dialect, request_id, RPCError(error.code, str(error.message)))
+        # Whatever a method raised, its caller gets an answer.
+        without = RPCError(error.code, text) if error.data is not None else InternalError(cut(text))
+        return encode_error(dialect, request_id, without)
 
 
 def reply_too_long(size: int, limit: int) -> RPCError:

@@ -7,7 +7,7 @@ document is OpenRPC 1.3's.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -26,10 +26,12 @@ def standard_methods(methods: Mapping[str, Method], version: str) -> dict[str, M
     @in_reactor
     def discover() -> dict[str, Any]:
         """Describe the methods as an OpenRPC document."""
+        schemas = Schemas(methods.values())
         return {
             "openrpc": "1.3.2",
             "info": {"title": "kn_sock", "version": version},
-            "methods": [_described(method) for method in methods.values()],
+            "methods": [_described(method, schemas) for method in methods.values()],
+            "components": {"schemas": schemas.components},
         }
 
     return {
@@ -38,7 +40,47 @@ def standard_methods(methods: Mapping[str, Method], version: str) -> dict[str, M
     }
 
 
-def _described(method: Method) -> dict[str, Any]:
+class Schemas:
+    """The JSON schemas of the annotations of some methods.
+
+    Attributes:
+        components: those that are referred to by name.
+    """
+
+    def __init__(self, methods: Iterable[Method]) -> None:
+        annotations = [
+            annotation
+            for method in methods
+            if method.signature is not None
+            for annotation in (
+                *(parameter.annotation for parameter in method.signature.parameters.values()),
+                method.signature.return_annotation,
+            )
+            if _can_be_described(annotation)
+        ]
+        schemas, self.components = msgspec.json.schema_components(
+            annotations, ref_template="#/components/schemas/{name}"
+        )
+        self._schemas = [*zip(annotations, schemas, strict=True)]
+
+    def of(self, annotation: Any) -> Any:
+        """Give the schema of an annotation; that of anything where it has none."""
+        # Compared by identity: not every annotation can be hashed.
+        return next((schema for known, schema in self._schemas if known is annotation), {})
+
+
+def _can_be_described(annotation: Any) -> bool:
+    if annotation is inspect.Parameter.empty or not is_convertible(annotation):
+        return False
+    try:
+        msgspec.json.schema(annotation)
+    except Exception:
+        # A type that can be checked and not described: the method is listed all the same.
+        return False
+    return True
+
+
+def _described(method: Method, schemas: Schemas) -> dict[str, Any]:
     described: dict[str, Any] = {"name": method.name, "params": []}
     documentation = inspect.getdoc(method.function)
     if documentation:
@@ -51,21 +93,10 @@ def _described(method: Method) -> dict[str, Any]:
                 "name": parameter.name,
                 "required": parameter.default is parameter.empty
                 and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD),
-                "schema": _schema(parameter.annotation),
+                "schema": schemas.of(parameter.annotation),
             }
             for parameter in method.signature.parameters.values()
         ]
         returns = method.signature.return_annotation
-    described["result"] = {"name": "result", "schema": _schema(returns)}
+    described["result"] = {"name": "result", "schema": schemas.of(returns)}
     return described
-
-
-def _schema(annotation: Any) -> Any:
-    """Give the JSON schema of an annotation; that of anything where it has none."""
-    if annotation is inspect.Parameter.empty or not is_convertible(annotation):
-        return {}
-    try:
-        return msgspec.json.schema(annotation)
-    except Exception:
-        # A type that can be checked and not described: the method is listed all the same.
-        return {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
 
 
 class Outbox:
@@ -91,4 +94,8 @@ class Turn:
             self._timer = None
         waiting, self._waiting = self._waiting, []
         for outbox in waiting:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception:
+                # One transport's trouble is not the others'.
+                log.failure("writing to a connection failed")

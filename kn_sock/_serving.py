@@ -10,15 +10,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._call import Call, current, run_as
-from kn_sock._codec import shown
 from kn_sock._runner import CANCELLED, Runner
-from kn_sock._session import Request, Session
+from kn_sock._session import Refusal, Request, Session, id_key
+from kn_sock._text import shown
 from kn_sock._workers import Job
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
 from kn_sock.methods import Method
@@ -69,7 +68,7 @@ class Serving:
         # Read from the wire, and not begun: past max_pending, or while the peer does not read.
         self._held: deque[Request] = deque()
         # kn-sock 0.3 sends no ids: one call at a time, in order.
-        self._in_order: deque[Request] = deque()
+        self._in_order: deque[Request | Refusal] = deque()
         self._ordered: Request | None = None
         self._peer_reads = True
         self._is_stalled = False
@@ -91,6 +90,14 @@ class Serving:
         else:
             self._run(request)
 
+    def receive_refusal(self, refusal: Refusal) -> None:
+        """Answer what was no request, at once or in its turn."""
+        if refusal.in_order:
+            self._in_order.append(refusal)
+            self._run_in_order()
+        else:
+            self._put(refusal.line)
+
     def _hold_or_refuse(self, request: Request) -> None:
         if self._is_draining:
             self._refuse(request, _DRAINING)
@@ -103,15 +110,14 @@ class Serving:
 
     def cancel(self, request_id: Any) -> None:
         """End the call with this id, if it is under way: it may have ended already."""
-        key = _id_key(request_id)
-        for waiting in (self._held, self._in_order):
-            for request in waiting:
-                if request.expects_reply and _id_key(request.id) == key:
-                    waiting.remove(request)
-                    self._refuse(request, CANCELLED)
-                    return
+        key = id_key(request_id)
+        for request in self._held:
+            if request.expects_reply and id_key(request.id) == key:
+                self._held.remove(request)
+                self._refuse(request, CANCELLED)
+                return
         for call in self._running:
-            if call._request.expects_reply and _id_key(call._request.id) == key:
+            if call._request.expects_reply and id_key(call._request.id) == key:
                 self._cancel(call)
                 return
 
@@ -155,8 +161,12 @@ class Serving:
 
     def _run_in_order(self) -> None:
         while self._in_order and self._ordered is None and not self._is_over:
-            self._ordered = self._in_order.popleft()
-            self._run(self._ordered)
+            following = self._in_order.popleft()
+            if isinstance(following, Refusal):
+                self._put(following.line)
+            else:
+                self._ordered = following
+                self._run(following)
 
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
@@ -321,15 +331,6 @@ class Serving:
         self._in_order.clear()
         for call in list(self._running):
             self._cancel(call)
-
-
-def _id_key(request_id: Any) -> Any:
-    """Make ids comparable without taking 1 for 1.0 or true."""
-    if isinstance(request_id, Raw):
-        return bytes(request_id)
-    if isinstance(request_id, float):
-        return str(request_id).encode()
-    return (type(request_id), request_id) if isinstance(request_id, (int, str)) else None
 
 
 def _is_awaitable(value: Any) -> bool:

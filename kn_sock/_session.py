@@ -20,16 +20,19 @@ from kn_sock import _codec
 from kn_sock._codec import (
     UNREADABLE,
     Dialect,
+    Head,
     Message,
+    NoMessageError,
     RequestId,
     decode_message,
     encode_result,
-    invalid_request,
 )
-from kn_sock._framing import Line, OverlongLine
-from kn_sock.errors import ErrorCode, InternalError, RPCError, error_from_wire
+from kn_sock._framing import PREFIX_BYTES, Line, OverlongLine
+from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
 
 CANCEL_METHOD = "$/cancelRequest"
+
+NO_HEAD = Head(UNSET, "2.0", False)
 
 # Whatever the caller wants to find again when a reply comes.
 P = TypeVar("P")
@@ -71,6 +74,8 @@ class Refusal(Struct):
     """What came was no request; this line answers it."""
 
     line: bytes
+    # Whether it has its turn after the answers to what came before, as kn-sock 0.3 has no ids.
+    in_order: bool = False
 
 
 class Complaint(Struct):
@@ -88,13 +93,24 @@ class Violation(Struct):
 Event: TypeAlias = Request | Cancel | Answered[P] | Failed[P] | Refusal | Complaint | Violation
 
 
+def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
+    known = None if request_id is UNSET else request_id
+    return Refusal(_codec.encode_error("2.0", known, InvalidRequest(text)))
+
+
+def _refusal_of(problem: NoMessageError) -> Refusal:
+    line = _codec.encode_error(problem.dialect, problem.request_id, problem.error)
+    return Refusal(line, in_order=problem.dialect == "kn-sock")
+
+
 class BatchReply:
     """The replies to one batch, gathered until the last is there."""
 
-    __slots__ = ("awaited", "parts", "size")
+    __slots__ = ("awaited", "limit", "parts", "size")
 
-    def __init__(self, awaited: int) -> None:
+    def __init__(self, awaited: int, limit: int) -> None:
         self.awaited = awaited
+        self.limit = limit
         self.parts: list[bytes] = []
         self.size = 0
 
@@ -108,7 +124,11 @@ class BatchReply:
         """Give the whole reply once it is there; ``None`` before, and for mere notifications."""
         if self.awaited or not self.parts:
             return None
-        return b"[%b]\n" % b",".join(self.parts)
+        line = b"[%b]\n" % b",".join(self.parts)
+        if len(line) <= self.limit:
+            return line
+        # Mere errors, too many of them: one stands for all.
+        return _codec.encode_error("2.0", None, _codec.reply_too_long(len(line), self.limit))
 
 
 class Session(Generic[P]):
@@ -161,27 +181,30 @@ class Session(Generic[P]):
             return Request(message.id, method, message.params, message.kwargs, "2.0", True)
         return self._receive_request(message)
 
-    def receive_overlong(self, line: OverlongLine) -> Event[P]:
+    def receive_overlong(self, line: OverlongLine) -> Event[P] | None:
         """Say what a line means that was too long to be read: an error, for its call if known."""
         limit = self._max_line_bytes
-        request_id = _codec.leading_id(line.prefix)
-        if b'"method"' not in line.prefix and (
-            b'"result"' in line.prefix or b'"error"' in line.prefix
-        ):
-            if self.dialect == "kn-sock" and self._unanswered:
-                request_id = self._unanswered.popleft()
-            pending = self._pending.pop(request_id, None) if type(request_id) is int else None
+        head = _codec.read_head(line.prefix)
+        if head.is_reply:
             text = f"the reply is longer than max_line_bytes ({limit:,}); ask for less"
+            return self._fail_unread(head, RPCError(ErrorCode.REPLY_TOO_LONG, text))
+        text = f"the line is longer than max_line_bytes ({limit:,}); nothing in it was run"
+        request_id = None if head.request_id is UNSET else head.request_id
+        error = RPCError(ErrorCode.REQUEST_TOO_LONG, text)
+        return Refusal(_codec.encode_error(head.dialect, request_id, error))
+
+    def _fail_unread(self, head: Head, error: RPCError) -> Event[P] | None:
+        """Give a reply that cannot be read to its call, as an error."""
+        request_id = head.request_id
+        if self._is_answered_in_order:
+            request_id = self._unanswered.popleft()
+        if type(request_id) is int:
+            pending = self._pending.pop(request_id, None)
             if pending is not None:
-                return Failed(pending, RPCError(ErrorCode.REPLY_TOO_LONG, text))
-            return Violation(f"{text}; which call it belongs to cannot be known")
-        error = RPCError(
-            ErrorCode.REQUEST_TOO_LONG,
-            f"the line is longer than max_line_bytes ({limit:,}); nothing in it was run",
-        )
-        return Refusal(
-            _codec.encode_error("2.0", None if request_id is UNSET else request_id, error)
-        )
+                return Failed(pending, error)
+            if self._was_issued(request_id):
+                return None
+        return Violation(f"{error}; which call it belongs to cannot be known")
 
     def _receive_request(self, message: Message, batch: BatchReply | None = None) -> Event[P]:
         request_id = message.id
@@ -193,7 +216,7 @@ class Session(Generic[P]):
                 params = message.params
                 return Cancel(params.get("id") if isinstance(params, dict) else None)
         elif jsonrpc is not UNSET or batch is not None:
-            return self._refuse('jsonrpc must be the string "2.0"', request_id)
+            return _refusal('jsonrpc must be the string "2.0"', request_id)
         elif request_id is UNSET:
             dialect = "kn-sock"
             expects_reply = True
@@ -210,13 +233,20 @@ class Session(Generic[P]):
             batch if expects_reply else None,
         )
 
-    def _receive_unusual(self, line: Line | Raw) -> Event[P] | list[Event[P]] | None:
+    def _receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
         try:
             found = _codec.decode_unusual(line)
-        except RPCError as error:
-            request_id = getattr(error, "request_id", None)
-            return Refusal(_codec.encode_error("2.0", request_id, error))
+        except NoMessageError as problem:
+            head = _codec.read_head(bytes(line[:PREFIX_BYTES]))
+            if (head.is_reply and self._pending) or (
+                self.dialect == "kn-sock" and self._unanswered
+            ):
+                text = f"the peer's reply cannot be read: {problem}"
+                return self._fail_unread(head, InternalError(text))
+            return _refusal_of(problem)
         if isinstance(found, list):
+            if self._is_answered_in_order:
+                return self._fail_unread(NO_HEAD, InternalError("the peer replied with an array"))
             return self._receive_batch(found)
         if found.method is UNSET:
             return self._receive_reply(found)
@@ -224,7 +254,7 @@ class Session(Generic[P]):
 
     def _receive_batch(self, members: list[Raw]) -> Event[P] | list[Event[P]] | None:
         if not members:
-            return self._refuse("a batch has at least one member", UNSET)
+            return _refusal("a batch has at least one member", UNSET)
         if len(members) > max(self._max_batch, len(self._pending)):
             text = (
                 f"the batch has {len(members):,} members, more than max_batch ({self._max_batch:,})"
@@ -232,7 +262,7 @@ class Session(Generic[P]):
             return Refusal(
                 _codec.encode_error("2.0", None, RPCError(ErrorCode.BATCH_TOO_LARGE, text))
             )
-        reply = BatchReply(len(members))
+        reply = BatchReply(len(members), self._max_line_bytes)
         events: list[Event[P]] = []
         for member in members:
             event = self._receive_member(member, reply)
@@ -254,31 +284,29 @@ class Session(Generic[P]):
         except UNREADABLE:
             try:
                 found = _codec.decode_unusual(member)
-            except RPCError as error:
-                request_id = getattr(error, "request_id", None)
-                return Refusal(_codec.encode_error("2.0", request_id, error))
+            except NoMessageError as problem:
+                # A batch is JSON-RPC 2.0, whatever its members look like.
+                problem.dialect = "2.0"
+                return _refusal_of(problem)
             if isinstance(found, list):
-                return self._refuse("a batch cannot hold a batch", UNSET)
+                return _refusal("a batch cannot hold a batch", UNSET)
             message = found
         if message.method is UNSET:
             return self._receive_reply(message)
         return self._receive_request(message, reply)
 
-    def _refuse(self, text: str, request_id: RequestId | UnsetType) -> Refusal:
-        known = None if request_id is UNSET else request_id
-        return Refusal(_codec.encode_error("2.0", known, invalid_request(text, known)))
-
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
         error = message.error
+        is_in_order = self._is_answered_in_order
         if error is UNSET and message.result is UNSET:
-            if type(reply_id) is not int or reply_id not in self._pending:
-                return self._refuse(
-                    "a request has a method, a reply a result or an error", reply_id
-                )
+            if is_in_order:
+                pass
+            elif type(reply_id) is not int or reply_id not in self._pending:
+                return _refusal("a request has a method, a reply a result or an error", reply_id)
         elif error is None:
             error = UNSET
-        if reply_id is UNSET and self.dialect == "kn-sock" and self._unanswered:
+        if is_in_order:
             reply_id = self._unanswered.popleft()
         if type(reply_id) is int:
             pending = self._pending.pop(reply_id, None)
@@ -300,6 +328,11 @@ class Session(Generic[P]):
                 'connect to it with dialect="kn-sock"'
             )
         return Violation("a reply came that belongs to no call")
+
+    @property
+    def _is_answered_in_order(self) -> bool:
+        """Whether the next line of the peer is the reply to the oldest call, whatever it holds."""
+        return self.dialect == "kn-sock" and bool(self._unanswered)
 
     def _was_issued(self, request_id: int) -> bool:
         return self._first_id is not None and self._first_id <= request_id <= self._last_id
@@ -333,9 +366,11 @@ class Session(Generic[P]):
         batch = request.batch
         size = len(line) + (batch.size if batch is not None else 0)
         if size > limit:
-            line = _codec.encode_error(
-                request.dialect, request.id, _codec.reply_too_long(size, limit)
-            )
+            error = _codec.reply_too_long(size, limit)
+            line = _codec.encode_error(request.dialect, request.id, error)
+            if len(line) > limit:
+                # The id alone is that long.
+                line = _codec.encode_error(request.dialect, None, error)
         if batch is None:
             return line
         batch.add(line)
@@ -412,3 +447,11 @@ class Session(Generic[P]):
         self._pending.clear()
         self._unanswered.clear()
         return taken
+
+
+def id_key(request_id: Any) -> Any:
+    """Make ids comparable, the way a cancel names them, without taking 1 for 1.0 or true."""
+    if isinstance(request_id, Raw):
+        # A fraction, in its own text.
+        return float, float(bytes(request_id))
+    return (type(request_id), request_id) if isinstance(request_id, (int, str, float)) else None

@@ -13,6 +13,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from kn_sock._text import shown
+
 __all__ = [
     "CallCancelled",
     "CallTimeout",
@@ -78,7 +80,7 @@ class RPCError(KnSockError):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rpc_error, (self.code, self.message, self.data)
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class _StandardError(RPCError):
@@ -139,6 +141,12 @@ class RemoteError(RPCError):
         self.type_name: str | None = _text_or_none(details.get("type"))
         self.remote_traceback: str | None = _text_or_none(details.get("traceback"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if type(self) not in _remote_kinds.values():
+            return super().__reduce__()
+        # Made as it was needed, the class has no place to be imported from.
+        return _remote_error, (self.code, self.message, self.data)
+
 
 class CallTimeout(KnSockError, TimeoutError):
     """No reply came in time.
@@ -189,6 +197,9 @@ class ConnectFailed(KnSockError, OSError):
     def __str__(self) -> str:
         return str(self.args[0])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.errno)
+
 
 class ConnectRefused(ConnectFailed, ConnectionRefusedError):
     """Nothing listens at that address. Also the builtin ``ConnectionRefusedError``."""
@@ -227,7 +238,7 @@ def _remote_kind(data: Any) -> type[RemoteError]:
     """Find the class that is both a RemoteError and the builtin exception that *data* names."""
     if not isinstance(data, Mapping):
         return RemoteError
-    found = _builtin_exception(data.get("builtin")) or _builtin_exception(data.get("type"))
+    found = _builtin_exception(data["builtin"] if "builtin" in data else data.get("type"))
     if found is None:
         return RemoteError
     kind = _remote_kinds.get(found.__name__)
@@ -237,10 +248,21 @@ def _remote_kind(data: Any) -> type[RemoteError]:
     return kind
 
 
+def _rebuilt(kind: type[RPCError], args: tuple[Any, ...], state: dict[str, Any]) -> RPCError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _remote_error(code: int, message: str, data: Any) -> RemoteError:
+    return _remote_kind(data)(message, data, code=code)
+
+
 def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
     """Build the exception that stands for an error object: of its code's class, if it has one."""
     if code == ErrorCode.FUNCTION_RAISED:
-        return _remote_kind(data)(message, data)
+        return _remote_error(code, message, data)
     standard = _STANDARD.get(code)
     if standard is not None:
         return standard(message, data)
@@ -257,7 +279,7 @@ def error_from_wire(error: Any) -> RPCError:
         return RemoteError(error)
     if not isinstance(error, Mapping):
         return RPCError(
-            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {error!r}", error
+            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {shown(error)}", error
         )
     code = error.get("code")
     message = error.get("message")
@@ -265,7 +287,7 @@ def error_from_wire(error: Any) -> RPCError:
     if type(code) is not int:
         code = ErrorCode.FUNCTION_RAISED
     if not isinstance(message, str):
-        message = f"the peer answered with an error without a message: {dict(error)!r}"
+        message = f"the peer answered with an error without a message: {shown(dict(error))}"
     return rpc_error(int(code), message, data)
 
 
@@ -280,12 +302,12 @@ def describe_exception(exception: BaseException) -> RPCError:
         return exception
     kind = type(exception)
     data = {"type": kind.__qualname__}
-    builtin = next((base.__name__ for base in kind.__mro__ if base.__module__ == "builtins"), None)
-    if builtin not in (None, "Exception", "BaseException", "object", kind.__qualname__):
-        data["builtin"] = str(builtin)
+    if kind.__module__ != "builtins":
+        # Said even where it is only Exception: a class of the application's may be called as a
+        # builtin is, and is none.
+        bases = (base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
+        data["builtin"] = next(bases)
     try:
-        # A lone argument's own text: str(KeyError("k")) would be the quoted "'k'" everywhere else,
-        # and kn-sock 0.3 sent just that, so str() stays the rule.
         text = str(exception)
     except Exception:
         text = ""

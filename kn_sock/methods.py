@@ -14,11 +14,12 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import UnsetType
 
+from kn_sock._text import cut, shown
 from kn_sock.errors import InvalidParams
 
 __all__ = ["Functions", "Method", "MethodTable", "in_reactor", "in_thread"]
@@ -28,20 +29,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MARK: Final = "__kn_sock_runs_in__"
 _RESERVED: Final = ("rpc.", "$/")
 
+# No function is wrapped that often.
+_MANY_LAYERS: Final = 100
+
 # Exact values of these pass without a question asked.
 _PLAIN_TYPES: Final = frozenset({int, float, str, bool})
 
 
 def in_reactor(function: F) -> F:
     """Mark a function to run on the reactor's thread: it must not block, may return a Deferred."""
-    setattr(function, _MARK, "reactor")
-    return function
+    return _marked(function, "reactor")
 
 
 def in_thread(function: F) -> F:
     """Mark a function to run in the server's threads: it may block, returns a plain value."""
-    setattr(function, _MARK, "thread")
-    return function
+    return _marked(function, "thread")
+
+
+def _marked(function: F, mark: str) -> F:
+    target: Any = function
+    if isinstance(function, types.MethodType):
+        # Its function is shared by every object of the class, and so is what is set on it.
+        target = functools.partial(function)
+    setattr(getattr(target, "__func__", target), _MARK, mark)
+    return cast(F, target)
 
 
 class Method:
@@ -68,9 +79,9 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        target = _unwrapped(function)
-        self.signature = _signature_of(function, target)
-        self.on_reactor = _runs_on_reactor(name, function, target, self.signature)
+        layers = _layers_of(function)
+        self.signature = _signature_of(function, layers[-1])
+        self.on_reactor = _runs_on_reactor(name, layers, self.signature)
         self._convert = {
             parameter.name: convert
             for parameter in (self.signature.parameters.values() if self.signature else ())
@@ -154,7 +165,7 @@ class Method:
         try:
             bound = self.signature.bind(*args, **named)
         except TypeError as problem:
-            raise InvalidParams(f"{self}: {problem}") from None
+            raise InvalidParams(f"{self}: {cut(str(problem))}") from None
         for name, value in bound.arguments.items():
             convert = self._convert.get(name)
             if convert is None:
@@ -174,24 +185,34 @@ class Method:
             return convert(value)
         except RecursionError:
             raise InvalidParams(f"{self}: {parameter} is nested too deeply") from None
-        except (msgspec.ValidationError, ValueError, TypeError, OverflowError) as problem:
-            raise InvalidParams(f"{self}: {parameter}: {problem}") from None
+        except Exception as problem:
+            # Of any kind: a dataclass may check itself as it is made.
+            raise InvalidParams(f"{self}: {shown(parameter)}: {cut(str(problem))}") from None
 
     def __str__(self) -> str:
-        text = f"{self.name}{self.signature}" if self.signature is not None else f"{self.name}(…)"
-        return text if len(text) <= 200 else text[:199] + "…"
+        return cut(f"{self.name}{self.signature if self.signature is not None else '(…)'}")
 
     def __repr__(self) -> str:
         return f"<Method {self} {'on the reactor' if self.on_reactor else 'in a thread'}>"
 
 
-def _unwrapped(function: Callable[..., Any]) -> Any:
-    """Find the function whose annotations and kind count."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not isinstance(function, type) and not inspect.isroutine(function):
-        function = type(function).__call__
-    return inspect.unwrap(getattr(function, "__func__", function))
+def _layers_of(function: Any) -> list[Any]:
+    """Give a callable and what it wraps, from the outermost to the function inside."""
+    layers = [function]
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif hasattr(function, "__func__"):
+            function = function.__func__
+        elif not isinstance(function, type) and not inspect.isroutine(function):
+            function = type(function).__call__
+        else:
+            return layers
+        if function in layers or len(layers) > _MANY_LAYERS:
+            return layers
+        layers.append(function)
 
 
 def _signature_of(function: Callable[..., Any], target: Any) -> inspect.Signature | None:
@@ -216,20 +237,20 @@ def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
         # The text is the server's own source, as typing.get_type_hints would evaluate it too; one
         # by one, so that a name imported for the type checker alone does not cost the others their
         # type.
-        return eval(annotation, scope)  # noqa: S307  # see above
+        found = eval(annotation, scope)  # noqa: S307  # see above
     except Exception:
         return annotation
+    # Quoted, and made a string once more by the future import.
+    return _evaluated(found, scope) if isinstance(found, str) and found != annotation else found
 
 
-def _runs_on_reactor(
-    name: str, function: Callable[..., Any], target: Any, signature: inspect.Signature | None
-) -> bool:
-    is_async = inspect.iscoroutinefunction(target)
-    mark = getattr(function, _MARK, getattr(target, _MARK, None))
-    if is_async and mark == "thread":
+def _runs_on_reactor(name: str, layers: list[Any], signature: inspect.Signature | None) -> bool:
+    is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
+    marks = [mark for layer in layers if (mark := getattr(layer, _MARK, None)) is not None]
+    if is_async and marks and marks[0] == "thread":
         raise TypeError(f"{name} is async and cannot run in a thread; remove @in_thread")
-    if mark is not None:
-        return bool(mark == "reactor")
+    if marks:
+        return bool(marks[0] == "reactor")
     return is_async or (signature is not None and _is_deferred(signature.return_annotation))
 
 
@@ -275,7 +296,8 @@ def _holds_dataclass(info: Any, seen: set[Any]) -> bool:
         return True
     if kind in seen:
         return False
-    seen.add(kind)
+    if kind is not None:
+        seen.add(kind)
     inner = [field.type for field in getattr(info, "fields", ())]
     return any(_holds_dataclass(one, seen) for one in (*inner, *_parts_of(info)))
 
@@ -428,14 +450,19 @@ def _functions_of_module(module: types.ModuleType) -> Iterator[tuple[str, Callab
             yield name, value
 
 
+def _is_method(static: object) -> bool:
+    if isinstance(static, (staticmethod, classmethod, functools.partialmethod)):
+        return True
+    # A cached_property is a routine to inspect, and cannot be called.
+    return inspect.isroutine(static) and callable(static)
+
+
 def _methods_of_object(source: object) -> Iterator[tuple[str, Callable[..., Any]]]:
     found = False
     for name in dir(source):
         static = inspect.getattr_static(source, name, None)
         # Properties are not touched: to read one could do anything.
-        if name.startswith("_") or not (
-            inspect.isroutine(static) or isinstance(static, (staticmethod, classmethod))
-        ):
+        if name.startswith("_") or not _is_method(static):
             continue
         found = True
         yield name, getattr(source, name)

@@ -207,7 +207,7 @@ class RPCProtocol(LineReceiver):
         elif event is not None:
             self._act_on(cast("Event[PendingCall]", event))
 
-    def _act_on(self, event: Event[PendingCall]) -> None:
+    def _act_on(self, event: Event[PendingCall] | None) -> None:
         if self._state is not State.OPEN:
             return
         if isinstance(event, Request):
@@ -217,7 +217,7 @@ class RPCProtocol(LineReceiver):
         elif isinstance(event, Failed):
             event.pending.fail(event.error)
         elif isinstance(event, Refusal):
-            self._outbox.put(event.line)
+            self._serving.receive_refusal(event)
         elif isinstance(event, Cancel):
             self._serving.cancel(event.id)
         elif isinstance(event, Complaint):

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kn_sock
+
+HOUSE = Path(kn_sock.__file__).parent
+
+# Which module may import which others of ours. An arrow that is not here is a decision to take, and
+# to draw in the documentation's map too.
+ARROWS: dict[str, set[str]] = {
+    "_version": set(),
+    "_text": set(),
+    "errors": {"_text"},
+    "_framing": set(),
+    "_options": set(),
+    "_call": set(),
+    "_workers": set(),
+    "_outbox": set(),
+    "_deadlines": set(),
+    "_codec": {"errors", "_framing", "_text"},
+    "_session": {"errors", "_framing", "_codec"},
+    "_verbs": {"_options"},
+    "methods": {"errors", "_text"},
+    "_discover": {"methods"},
+    "_outgoing": {"errors", "_session", "_outbox", "_deadlines"},
+    "connection": {"errors", "_verbs", "_outgoing"},
+    "_peer": set(),
+    "_runner": {"errors", "methods", "_options", "_call", "_workers", "_outbox"},
+    "_serving": {"errors", "_text", "_session", "methods", "_call", "_workers", "_runner"},
+    "protocol": {
+        "errors",
+        "_framing",
+        "_codec",
+        "_session",
+        "_options",
+        "_verbs",
+        "_outbox",
+        "_outgoing",
+        "_peer",
+        "_runner",
+        "_serving",
+        "connection",
+    },
+    "_waiting": {"errors", "_options", "_verbs", "_outgoing", "protocol"},
+    "_dial": {"errors", "_options", "protocol"},
+    "server": {
+        "_version",
+        "_options",
+        "_outbox",
+        "_peer",
+        "_runner",
+        "_discover",
+        "methods",
+        "protocol",
+    },
+    "client": {
+        "_version",
+        "_codec",
+        "_options",
+        "_verbs",
+        "_outbox",
+        "_runner",
+        "_waiting",
+        "_dial",
+        "_discover",
+        "methods",
+        "connection",
+        "protocol",
+    },
+    "_reactor_thread": {"errors", "_outbox"},
+    "_link": {
+        "_verbs",
+        "_outgoing",
+        "_waiting",
+        "_dial",
+        "_reactor_thread",
+        "protocol",
+        "client",
+    },
+    "blocking": {
+        "_codec",
+        "_options",
+        "_verbs",
+        "_dial",
+        "_link",
+        "_reactor_thread",
+        "methods",
+        "connection",
+        "client",
+        "server",
+    },
+    "tap": {"_options", "methods", "server"},
+    "testing": {"methods", "connection", "protocol", "client", "server"},
+    "__init__": {
+        "_version",
+        "_options",
+        "_call",
+        "errors",
+        "methods",
+        "connection",
+        "protocol",
+        "server",
+        "client",
+        "blocking",
+    },
+}
+
+PURE = [
+    "_text",
+    "errors",
+    "_framing",
+    "_codec",
+    "_session",
+    "methods",
+    "_verbs",
+    "_options",
+    "_discover",
+]
+IMPURE = {
+    "twisted",
+    "zope",
+    "socket",
+    "socketserver",
+    "ssl",
+    "select",
+    "selectors",
+    "asyncio",
+    "time",
+    "threading",
+    "_thread",
+    "queue",
+    "logging",
+    "signal",
+    "subprocess",
+}
+
+MODULES = sorted(path.stem for path in HOUSE.glob("*.py"))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imports_below(node: ast.AST, *, in_functions: bool) -> Iterator[str]:
+    """Give the dotted names that are imported when the code runs."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are written out"
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif is_type_checking(child):
+            assert isinstance(child, ast.If)
+            for other in child.orelse:
+                yield from imports_below(other, in_functions=in_functions)
+        elif in_functions or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from imports_below(child, in_functions=in_functions)
+
+
+def imports_of(module: str, *, in_functions: bool = True) -> list[str]:
+    tree = ast.parse((HOUSE / f"{module}.py").read_text("utf-8"))
+    return list(imports_below(tree, in_functions=in_functions))
+
+
+def own_imports_of(module: str) -> set[str]:
+    return {name.split(".")[1] for name in imports_of(module) if name.split(".")[0] == HOUSE.name}
+
+
+def test_finds_the_imports_of_a_module() -> None:
+    assert {"errors", "_framing", "_codec"} == own_imports_of("_session")
+    assert "json" in imports_of("_codec")
+    assert "twisted.internet.reactor" in imports_of("server")
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(MODULES) - set(ARROWS) == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_it_may(module: str) -> None:
+    assert own_imports_of(module) - ARROWS[module] == set()
+
+
+def test_no_arrow_points_back() -> None:
+    graphlib.TopologicalSorter(ARROWS).prepare()
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_core_knows_no_input_or_output(module: str) -> None:
+    assert {name.split(".")[0] for name in imports_of(module)} & IMPURE == set()
+    assert ARROWS[module] <= set(PURE)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_the_reactor_when_it_is_imported(module: str) -> None:
+    assert "twisted.internet.reactor" not in imports_of(module, in_functions=False)
+
+
+def users_of(package: str) -> set[str]:
+    return {
+        module
+        for module in MODULES
+        if any(name.split(".")[0] == package for name in imports_of(module))
+    }
+
+
+def test_only_the_codec_names_a_json_library() -> None:
+    assert users_of("json") == {"_codec"}
+    assert users_of("msgspec") <= {"_codec", "_session", "methods", "_discover", "_call"}
+
+
+def test_the_plugin_of_twistd_imports_nothing_of_ours() -> None:
+    plugin = HOUSE.parent / "twisted" / "plugins" / "kn_sock_plugin.py"
+    names = imports_below(ast.parse(plugin.read_text("utf-8")), in_functions=True)
+    assert {name.split(".")[0] for name in names} == {"twisted"}
+
+
+IMPORTING = """
+import logging, signal, sys, threading, warnings
+before = (list(logging.root.handlers), logging.root.level, warnings.showwarning,
+          list(warnings.filters), signal.getsignal(signal.SIGINT), sys.stdout, sys.excepthook)
+import kn_sock
+after = (list(logging.root.handlers), logging.root.level, warnings.showwarning,
+         list(warnings.filters), signal.getsignal(signal.SIGINT), sys.stdout, sys.excepthook)
+assert before == after, (before, after)
+assert "twisted.internet.reactor" not in sys.modules
+assert threading.active_count() == 1, threading.enumerate()
+"""
+
+
+def test_importing_it_changes_nothing_in_the_process() -> None:
+    paths = [str(HOUSE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

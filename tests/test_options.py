@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from kn_sock._options import ServerOptions, check_count, check_seconds, default_threads
+
+
+def test_the_limits_are_those_that_are_documented() -> None:
+    options = ServerOptions()
+    assert options.max_line_bytes == 4 * 1024 * 1024
+    assert options.max_pending == 1000
+    assert options.max_batch == 1000
+    assert options.drain_timeout == 10.0
+    assert options.expose_errors is True
+    assert options.share_tracebacks is False
+    assert options.executor is None
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 5), (8, 12), (28, 32), (64, 32), (None, 5)])
+def test_the_number_of_threads_follows_that_of_the_cores(
+    cores: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert default_threads() == threads
+    assert ServerOptions().threads == threads
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("max_line_bytes", 1024), ("max_pending", 1), ("max_batch", 1)]
+)
+def test_a_limit_has_a_least_value(name: str, least: int) -> None:
+    allowed: dict[str, Any] = {name: least}
+    assert getattr(ServerOptions(**allowed), name) == least
+    refused: dict[str, Any] = {name: least - 1}
+    with pytest.raises(ValueError, match=f"{name} must be at least {least}, not {least - 1}"):
+        ServerOptions(**refused)
+
+
+def test_no_threads_at_all_are_allowed() -> None:
+    assert ServerOptions(threads=0).threads == 0
+    with pytest.raises(ValueError, match="threads must be at least 0, not -1"):
+        ServerOptions(threads=-1)
+
+
+@pytest.mark.parametrize("name", ["max_line_bytes", "max_pending", "max_batch", "threads"])
+@pytest.mark.parametrize("value", ["5000", 5000.0, None, True, [5000]])
+def test_a_limit_is_a_whole_number(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a whole number, not"):
+        ServerOptions(**{name: value})
+
+
+@pytest.mark.parametrize("value", [None, 0, 2.5])
+def test_draining_takes_seconds_or_as_long_as_it_takes(value: float | None) -> None:
+    assert ServerOptions(drain_timeout=value).drain_timeout == value
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(-1, ValueError), (math.nan, ValueError), ("5", TypeError)]
+)
+def test_refuses_a_drain_timeout_that_is_none(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="drain_timeout must"):
+        ServerOptions(drain_timeout=value)
+
+
+def test_takes_an_executor() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        assert ServerOptions(executor=executor).executor is executor
+
+
+def test_options_cannot_be_changed_nor_given_by_position() -> None:
+    options: Any = ServerOptions()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.max_batch = 5
+    kind: Any = ServerOptions
+    with pytest.raises(TypeError):
+        kind(1024)
+
+
+def test_an_unknown_option_is_named() -> None:
+    options: dict[str, Any] = {"max_lines": 5}
+    with pytest.raises(TypeError, match="max_lines"):
+        ServerOptions(**options)
+
+
+def test_every_option_that_a_command_line_can_set_is_explained() -> None:
+    for field in dataclasses.fields(ServerOptions):
+        if field.name != "executor":
+            assert field.metadata["help"]
+
+
+def test_counts_and_seconds_are_checked_by_name() -> None:
+    check_count("lines", 3, least=3)
+    check_seconds("wait", None)
+    check_seconds("wait", 0)
+    with pytest.raises(ValueError, match="lines must be at least 4, not 3"):
+        check_count("lines", 3, least=4)
+    with pytest.raises(TypeError, match="wait must be a number of seconds"):
+        check_seconds("wait", False)
