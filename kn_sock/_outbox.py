@@ -53,6 +53,14 @@ class Outbox:
             self._written += len(lines)
             self._write(lines[0] if len(lines) == 1 else b"".join(lines))
 
+    def close(self) -> None:
+        """Write nothing any more: the transport is gone."""
+        self._write = _drop
+
+
+def _drop(_: bytes) -> None:
+    pass
+
 
 class Turn:
     """Writes all that was put into outboxes during one reactor turn, when it ends.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 
@@ -15,6 +17,21 @@ def address_text(address: Any) -> str:
     # The connecting end of a Unix socket has no name.
     name = address.name or "a Unix socket"
     return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+
+
+def write_of(transport: Any) -> Callable[[bytes], object]:
+    """Give what writes to a transport at once.
+
+    Twisted's TLS gathers small writes by itself, on the global reactor's clock. Ours are gathered
+    already, and on a private reactor's connection that clock may stand still for ever.
+    """
+    for kind in type(transport).__mro__:
+        # By its name: to import the class needs pyOpenSSL, which only TLS needs.
+        if kind.__name__ == "TLSMemoryBIOProtocol":
+            unbuffered: Any = kind
+            return partial(unbuffered.write, transport)
+    write: Callable[[bytes], object] = transport.write
+    return write
 
 
 def certificate_of(transport: Any) -> Any:

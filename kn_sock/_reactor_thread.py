@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._outbox import Turn
-from kn_sock.errors import ConnectionLost, KnSockError
+from kn_sock.errors import ConnectionLost, ForkedError
 
 log = Logger()
 
@@ -39,10 +39,6 @@ class Closable(Protocol):
 
     def close(self) -> Deferred[None]:
         """Write what waits, fail what is under way, and close."""
-
-
-class ForkedError(KnSockError, RuntimeError):
-    """A client that was made before ``fork()`` was used in the child process."""
 
 
 class Outcome:

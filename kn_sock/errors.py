@@ -22,6 +22,7 @@ __all__ = [
     "ConnectRefused",
     "ConnectionLost",
     "ErrorCode",
+    "ForkedError",
     "InternalError",
     "InvalidParams",
     "InvalidRequest",
@@ -206,6 +207,10 @@ class ConnectRefused(ConnectFailed, ConnectionRefusedError):
 
     def __init__(self, message: str, number: int | None = errno_module.ECONNREFUSED) -> None:
         super().__init__(message, number)
+
+
+class ForkedError(KnSockError, RuntimeError):
+    """A client that was made before ``fork()`` was used in the child process; it makes its own."""
 
 
 _STANDARD: dict[int, type[_StandardError]] = {

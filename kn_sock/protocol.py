@@ -31,7 +31,7 @@ from kn_sock._framing import Line, LineFramer, OverlongLine
 from kn_sock._options import DRAIN_TIMEOUT
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import address_text, certificate_of
+from kn_sock._peer import address_text, certificate_of, write_of
 from kn_sock._runner import Runner
 from kn_sock._serving import Serving
 from kn_sock._session import (
@@ -142,7 +142,7 @@ class RPCProtocol(LineReceiver):
             getattr(transport, option, lambda _: None)(True)
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
-        self._outbox = Outbox(transport.write, self._settings.turn)
+        self._outbox = Outbox(write_of(transport), self._settings.turn)
         self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._connection: RPCConnection | None = None
@@ -250,6 +250,7 @@ class RPCProtocol(LineReceiver):
         if was_made:
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
+            self._outbox.close()
         self._ended(self)
         waiters, self._close_waiters = self._close_waiters, []
         for waiter in waiters:
@@ -413,6 +414,10 @@ class RPCProtocol(LineReceiver):
         self._outgoing.end(reason, None)
         # A peer that never reads would hold up the close for ever.
         self._close_timer = self.reactor.callLater(DRAIN_TIMEOUT, self.abort)
+        if not self._is_reading:
+            # TLS has to hear the peer's goodbye, and plain TCP that the peer is gone.
+            self._is_reading = True
+            self.transport.resumeProducing()
         # With a producer registered, TLS would wait for it before it closes.
         self.transport.unregisterProducer()
         self.transport.loseConnection()

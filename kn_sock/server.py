@@ -93,9 +93,11 @@ class RPCServerFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> RPCProtocol | None:
         if self._is_draining:
             return None
-        protocol = RPCProtocol(self._settings, ended=self._connection_ended)
+        # Not every protocol that is built gets a connection: TLS may fail to begin.
+        protocol = RPCProtocol(
+            self._settings, opened=self.connections.add, ended=self._connection_ended
+        )
         protocol.factory = self
-        self.connections.add(protocol)
         return protocol
 
     def _connection_ended(self, protocol: RPCProtocol) -> None:

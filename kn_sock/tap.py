@@ -13,7 +13,9 @@ from twisted.application.service import IService, MultiService
 from twisted.python import usage
 from typing_extensions import override
 
+import twisted
 from kn_sock._options import ServerOptions
+from kn_sock._version import __version__
 from kn_sock.methods import MethodTable
 from kn_sock.server import RPCServerService
 
@@ -86,6 +88,11 @@ class Options(usage.Options):
     def opt_funcs(self, name: str) -> None:
         """What to serve, as mymod.FUNCS; with a prefix, as calc=mymod.CALC. May be repeated."""
         self["funcs"].append(name)
+
+    def opt_version(self) -> None:
+        """Display the versions of kn_sock and of Twisted, and exit."""
+        sys.stdout.write(f"kn_sock {__version__}, Twisted {twisted.__version__}\n")
+        raise SystemExit(0)
 
     opt_p = opt_port
     opt_f = opt_funcs

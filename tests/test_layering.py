@@ -98,7 +98,8 @@ ARROWS: dict[str, set[str]] = {
         "client",
         "server",
     },
-    "tap": {"_options", "methods", "server"},
+    "rpc": {"blocking"},
+    "tap": {"_version", "_options", "methods", "server"},
     "testing": {"methods", "connection", "protocol", "client", "server"},
     "__init__": {
         "_version",
