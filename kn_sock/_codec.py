@@ -318,7 +318,7 @@ def _encode(message: Struct, payload: Any) -> bytes:
         One of `_UNENCODABLE`.
     """
     try:
-        line = _encode_lines((message,))
+        line = _encode_lines([message])
     except _UNENCODABLE:
         members = [
             b'"%b":%b' % (name.encode(), bytes(value) if isinstance(value, Raw) else _dumps(value))
@@ -383,7 +383,7 @@ def encode_result(dialect: Dialect, request_id: RequestId | UnsetType, result: A
         if type(result) in _NEVER_NAN:
             # The common case, without another call.
             try:
-                return _encode_lines((message,))
+                return _encode_lines([message])
             except _UNENCODABLE:
                 pass
     elif dialect == "1.0":
@@ -404,7 +404,7 @@ def encode_error(dialect: Dialect, request_id: RequestId | UnsetType, error: RPC
     An error whose ``data`` has no JSON form is sent without it.
     """
     message: Struct
-    text = str(error.message)
+    text = str(error)
     if dialect == "2.0":
         message = _Failure("2.0", request_id, _ErrorObject(error.code, text, error.data))
     elif dialect == "1.0":

@@ -99,6 +99,10 @@ def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
         raise ValueError(f"a port is between 1 and 65535, not {port}")
     if not isinstance(host, str) or not host:
         raise TypeError(f"a host is a name or an address, not {host!r}")
+    try:
+        host.encode("idna")
+    except UnicodeError as problem:
+        raise ValueError(f"{host!r} can be no host: {problem}") from None
     kind: Any = NameEndpoint
     if isIPv6Address(host):
         kind = TCP6ClientEndpoint

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -35,19 +37,29 @@ class BlockingCall(PendingCall):
         self.outcome.fail(error)
 
 
-class _CallFuture(Future[Any]):
-    """A future whose cancellation reaches the call."""
+class CallFuture(Future[Any]):
+    """A future whose cancellation reaches the call.
+
+    Args:
+        give_up: cancels the call. What it holds lives as long as the future does.
+    """
 
     def __init__(self, give_up: Callable[[], object]) -> None:
         super().__init__()
         self._give_up = give_up
+        self._cancelling = threading.Lock()
 
     def cancel(self) -> bool:
         """Cancel the call, unless its outcome is there."""
-        was_cancelled_now = not self.cancelled() and super().cancel()
-        if was_cancelled_now:
-            self._give_up()
-        return self.cancelled()
+        with self._cancelling:
+            if self.cancelled():
+                return True
+            if not super().cancel():
+                return False
+            # Whoever waits for several futures at once is told of this one.
+            self.set_running_or_notify_cancel()
+        self._give_up()
+        return True
 
 
 class FutureCall(PendingCall):
@@ -55,23 +67,35 @@ class FutureCall(PendingCall):
 
     __slots__ = ("future",)
 
-    def __init__(self, method: str, timeout: float | None, link: Link) -> None:
+    def __init__(self, method: str, timeout: float | None, handle: Handle) -> None:
         super().__init__(method, timeout)
-        self.future = _CallFuture(lambda: link.thread.submit(link.cancel, self))
+        # The future holds the handle: the connection stays open for what it waits for.
+        self.future = CallFuture(lambda: handle.link.give_up(self))
 
     def succeed(self, result: Any) -> None:
-        if self.future.set_running_or_notify_cancel():
+        with contextlib.suppress(InvalidStateError):
             self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        if self.future.set_running_or_notify_cancel():
+        with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
+
+
+class Handle:
+    """Keeps a connection open while a client, one derived from it, or a future lives."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def __del__(self) -> None:
+        # Nothing here may wait: this can run on any thread, at any time.
+        self.link.release()
 
 
 class Link:
     """A client's connection, on the reactor's thread; made anew when a call finds it lost.
 
-    Reactor: its thread only, but for `thread` and `release`.
+    Reactor: its thread only, but for the methods that say otherwise.
     """
 
     def __init__(
@@ -87,10 +111,16 @@ class Link:
         self._endpoint = endpoint(reactor)
         self._dialling: Deferred[Any] | None = None
         self._factory = ClientFactory(
-            reactor, turn=thread.turn, opened=self._opened, ended=self._ended, **options
+            reactor,
+            turn=thread.turn,
+            on_exit=self._exit_asked,
+            opened=self._opened,
+            ended=self._ended,
+            **options,
         )
         self.call_options: CallOptions = self._factory.settings.call_options
         self.channel = WaitingChannel(
+            self._factory.settings.writer,
             reactor,
             self.call_options.timeout,
             need_connection=self._connect_anew,
@@ -116,13 +146,18 @@ class Link:
     def _failed_anew(self, failure: Failure) -> None:
         self.channel.fail_waiting(failure.value)  # type: ignore[arg-type]  # it is an exception
 
+    def _exit_asked(self, _: BaseException) -> None:
+        # A function that this client serves raised it. The reactor is not its own to stop.
+        self.channel.close()
+
     def _opened(self, protocol: RPCProtocol) -> None:
         self.thread.closables.add(self.channel)
         self.channel.opened(protocol)
 
     def _ended(self, protocol: RPCProtocol) -> None:
-        self.thread.closables.discard(self.channel)
         self.channel.ended(protocol)
+        if not self.channel.is_connected:
+            self.thread.closables.discard(self.channel)
 
     def _stop_dialling(self) -> Deferred[None]:
         if self._dialling is not None:
@@ -130,16 +165,26 @@ class Link:
             self._dialling.cancel()
         return succeed(None)
 
-    def start(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
-        """Begin a call."""
-        try:
-            self.channel.start_call(call, method, args, kwargs)
-        except Exception as problem:
-            call.fail(problem)
+    def begin(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
+        """Write a call here and now, and send it. Any thread but the reactor's.
 
-    def cancel(self, call: PendingCall) -> None:
-        """Give a call up."""
-        self.channel.cancel_call(call)
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        call.call_id, line = self.channel.writer.write_call(method, args, kwargs)
+        self.thread.submit(self.channel.start, [call], line)
+
+    def give_up(self, call: PendingCall) -> None:
+        """Cancel a call, soon. Any thread."""
+        self.thread.submit(self.channel.cancel_call, call)
+
+    def close(self) -> None:
+        """Close the connection, and wait until it is closed. Any thread but the reactor's."""
+        if self.is_closed or self.thread.is_forked or self.thread.is_ending:
+            return
+        self.thread.check()
+        self.is_closed = True
+        self.thread.call(self.channel.close)
 
     def release(self) -> None:
         """Close without waiting. Any thread."""

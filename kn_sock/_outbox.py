@@ -9,6 +9,9 @@ from twisted.logger import Logger
 
 log = Logger()
 
+# What is as large as this is worth a write of its own.
+_LARGE_BYTES = 16 * 1024
+
 
 class Outbox:
     """Lines that wait to be written to one transport.
@@ -32,7 +35,11 @@ class Outbox:
         if not lines:
             self._turn.add(self)
         lines.append(line)
-        return self._written + len(lines) - 1
+        number = self._written + len(lines) - 1
+        if len(line) > _LARGE_BYTES:
+            # Not gathered any further: the transport has to be able to say that it is too much.
+            self.flush()
+        return number
 
     def is_waiting(self, number: int) -> bool:
         """Tell whether a line has not been written."""

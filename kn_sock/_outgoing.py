@@ -14,9 +14,12 @@ from twisted.logger import Logger
 from kn_sock._deadlines import Deadlines
 from kn_sock._outbox import Outbox
 from kn_sock._session import Session
-from kn_sock.errors import CallTimeout, ConnectionLost, KnSockError, RPCError
+from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, KnSockError, RPCError
 
 log = Logger()
+
+# Errors that name no call where a batch has them, and a single call where that does.
+_OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
 
 
 class PendingCall:
@@ -119,7 +122,7 @@ class Outgoing:
         was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
         session.forget(call.call_id, was_sent=was_sent)
         if was_sent:
-            line = session.write_cancel(call.call_id)
+            line = session.writer.write_cancel(call.call_id)
             if line is not None:
                 self._outbox.put(line)
         return was_sent
@@ -133,6 +136,9 @@ class Outgoing:
     def complain(self, error: RPCError) -> None:
         """Take an error that names no call: it is for the only one there is, or for the log."""
         pending = list(self._session.pending.values())
+        if error.code in _OF_BATCHES:
+            batched = [call for call in pending if call.unit is not None]
+            pending = batched or pending
         first = pending[0].unit if pending else None
         if len(pending) == 1 or (first is not None and all(c.unit is first for c in pending)):
             for call in pending:

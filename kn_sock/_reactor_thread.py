@@ -76,8 +76,10 @@ class Outcome:
             Whatever error it was.
         """
         while not self._lock.acquire(timeout=_SLICE):
-            if not self._thread.is_alive:
-                self.fail(ConnectionLost("the reactor's thread has ended"))
+            # At the interpreter's end daemon threads are left waiting; others run exit handlers.
+            is_left = self._thread.is_ending and threading.current_thread().daemon
+            if not self._thread.is_alive and not is_left:
+                raise ConnectionLost("the reactor's thread has ended")
         if self._error is not None:
             try:
                 raise self._error
@@ -139,12 +141,15 @@ class ReactorThread:
         Raises:
             RuntimeError: this is the reactor's thread itself.
             ForkedError: the process was forked since.
+            ConnectionLost: the thread has ended, as it does with the interpreter.
         """
         if self.is_forked:
             raise ForkedError(
                 "this was made before fork(); its connection belongs to the parent process. "
                 "Make a new one in the child"
             )
+        if self.is_ending or not self.is_alive:
+            raise ConnectionLost("the reactor's thread has ended", maybe_executed=False)
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError(
                 "a blocking call on the reactor's thread would wait for itself; "
@@ -216,7 +221,13 @@ class ReactorThread:
 
     def _close_and_stop(self) -> None:
         closing = DeferredList([each.close() for each in list(self.closables)])
-        closing.addCallback(lambda _: self.reactor.running and self.reactor.stop())
+        closing.addCallback(lambda _: self._stop_reactor())
+        # A peer that does not read is not waited for.
+        self.reactor.callLater(_STOP_SECONDS * 0.8, self._stop_reactor)
+
+    def _stop_reactor(self) -> None:
+        if self.reactor.running:
+            self.reactor.stop()
 
 
 def _exception_of(failure: Failure) -> BaseException:

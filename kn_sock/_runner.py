@@ -119,7 +119,7 @@ class Runner:
         options = self.options
         if not options.expose_errors:
             return self._hidden(exception)
-        hint = _asyncio_hint(exception)
+        hint = _asyncio_hint(exception, str(error))
         if hint:
             return InternalError(f"{call.method}: {error}; {hint}")
         if options.share_tracebacks:
@@ -136,8 +136,7 @@ class Runner:
         return InternalError(f"internal error (reference {reference})", {"reference": reference})
 
 
-def _asyncio_hint(exception: BaseException) -> str:
-    text = str(exception)
+def _asyncio_hint(exception: BaseException, text: str) -> str:
     if isinstance(exception, RuntimeError) and (
         "no running event loop" in text or "await wasn't used with future" in text
     ):

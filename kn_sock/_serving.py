@@ -65,6 +65,7 @@ class Serving:
         self._methods = runner.methods
         self._most = runner.options.max_pending
         self._running: dict[Call, None] = {}
+        self._by_id: dict[Any, Call] = {}
         # Read from the wire, and not begun: past max_pending, or while the peer does not read.
         self._held: deque[Request] = deque()
         # kn-sock 0.3 sends no ids: one call at a time, in order.
@@ -81,6 +82,8 @@ class Serving:
 
     def receive(self, request: Request) -> None:
         """Begin a call, or hold it back."""
+        if self._is_over:
+            return
         if self._is_stalled or self._is_draining:
             self._hold_or_refuse(request)
         elif request.dialect == "kn-sock":
@@ -100,32 +103,46 @@ class Serving:
 
     def _hold_or_refuse(self, request: Request) -> None:
         if self._is_draining:
-            self._refuse(request, _DRAINING)
+            self._refuse_in_turn(request, _DRAINING)
         elif len(self._held) >= self._most and self._peer_reads and self._protocol.awaits_replies:
-            # Reading goes on for the replies that our own calls wait for, so this cannot wait too.
-            self._refuse(request, _BUSY)
+            # Only where reading goes on for the replies that our own calls wait for.
+            self._refuse_in_turn(request, _BUSY)
         else:
             self._held.append(request)
             self._protocol.update_reading()
 
+    def _refuse_in_turn(self, request: Request, error: RPCError) -> None:
+        if request.dialect != "kn-sock":
+            self._refuse(request, error)
+            return
+        line = self._session.refuse(request, error)
+        if line is not None:
+            self.receive_refusal(Refusal(line, in_order=True))
+
     def cancel(self, request_id: Any) -> None:
         """End the call with this id, if it is under way: it may have ended already."""
         key = id_key(request_id)
+        if key is None:
+            return
+        call = self._by_id.get(key)
+        if call is not None:
+            self._cancel(call)
+            return
         for request in self._held:
             if request.expects_reply and id_key(request.id) == key:
                 self._held.remove(request)
                 self._refuse(request, CANCELLED)
-                return
-        for call in self._running:
-            if call._request.expects_reply and id_key(call._request.id) == key:
-                self._cancel(call)
                 return
 
     def _cancel(self, call: Call) -> None:
         call.cancelled = True
         stop = call._stop
         if isinstance(stop, Deferred):
-            stop.cancel()
+            try:
+                stop.cancel()
+            except Exception:
+                # The method's own canceller; nothing of ours waits for it.
+                log.failure("cancelling {method} raised", method=call.method)
         elif isinstance(stop, Job) and stop.withdraw():
             self._refuse(call._request, CANCELLED)
             self._settled(call)
@@ -160,7 +177,7 @@ class Serving:
             self._answer_later(call, result)
 
     def _run_in_order(self) -> None:
-        while self._in_order and self._ordered is None and not self._is_over:
+        while self._in_order and self._ordered is None and self._peer_reads and not self._is_over:
             following = self._in_order.popleft()
             if isinstance(following, Refusal):
                 self._put(following.line)
@@ -181,22 +198,28 @@ class Serving:
 
     def _thread_done(self, job: Job) -> None:
         call: Call = job.owner
-        if job.error is not None:
-            self._refuse(call._request, self._runner.error_of(call, job.error))
-        elif isinstance(job.result, Deferred):
+        if job.error is None and type(job.result) not in _PLAIN and _is_awaitable(job.result):
+            if not isinstance(job.result, Deferred):
+                self._answer_later(call, job.result)
+                return
             job.result.addErrback(lambda _: None)
             text = (
                 f"{call.method} returned a Deferred from a worker thread; "
                 "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
             )
             log.error("{text}", text=text)
-            self._refuse(call._request, InternalError(text))
-        elif type(job.result) not in _PLAIN and _is_awaitable(job.result):
-            self._answer_later(call, job.result)
-            return
-        else:
-            self._answer(call._request, job.result)
-        self._settled(call)
+            job.error = InternalError(text)
+        self._end_call(call, job.result, job.error)
+
+    def _end_call(self, call: Call, result: Any, error: BaseException | None) -> None:
+        """Answer a call that was under way, and go on with what waited for it."""
+        try:
+            if error is not None:
+                self._refuse(call._request, self._runner.error_of(call, error))
+            else:
+                self._answer(call._request, result)
+        finally:
+            self._settled(call)
 
     def _answer_later(self, call: Call, result: Any) -> None:
         """Answer with what a Deferred, a coroutine or another awaitable gives; or at once."""
@@ -216,17 +239,17 @@ class Serving:
 
     def _begun(self, call: Call) -> None:
         self._running[call] = None
+        if call._request.expects_reply:
+            self._by_id[id_key(call._request.id)] = call
         if len(self._running) >= self._most:
             self._check_capacity()
 
     def _succeeded(self, result: Any, call: Call) -> None:
-        self._answer(call._request, result)
-        self._settled(call)
+        self._end_call(call, result, None)
 
     def _failed(self, failure: Failure, call: Call) -> None:
         # twisted.python.failure: the value always is an exception.
-        self._refuse(call._request, self._runner.error_of(call, cast(BaseException, failure.value)))
-        self._settled(call)
+        self._end_call(call, None, cast(BaseException, failure.value))
 
     # --- answering --------------------------------------------------------------------------------
 
@@ -267,35 +290,38 @@ class Serving:
         """Whether every call that came has been answered."""
         return not (self._running or self._held or self._in_order or self._ordered)
 
-    @property
-    def wants_more(self) -> bool:
-        """Whether more requests may be read."""
-        return not self._is_stalled
+    def wants_more(self, awaits_replies: bool) -> bool:
+        """Tell whether to read on.
 
-    @property
-    def may_refuse(self) -> bool:
-        """Whether requests past the limit may be read, to be refused, for the sake of replies."""
-        return self._peer_reads or len(self._held) < self._most
+        As many requests as may be under way are held beside those that are: what a peer sends
+        behind them, a cancellation or its goodbye, is still heard. Past that, reading goes on for
+        the sake of the replies that our own calls wait for alone, and what else comes is refused.
+        """
+        if len(self._held) < self._most:
+            return self._peer_reads or awaits_replies
+        return self._peer_reads and awaits_replies
 
     def set_peer_reads(self, reads: bool) -> None:
         """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
         self._peer_reads = reads
         self._proceed()
+        self._protocol.update_reading()
+
+    @property
+    def _is_full(self) -> bool:
+        return not self._peer_reads or len(self._running) + len(self._in_order) >= self._most
 
     def _check_capacity(self) -> None:
-        stalled = (
-            bool(self._held)
-            or not self._peer_reads
-            or len(self._running) + len(self._in_order) >= self._most
-        )
-        if stalled is not self._is_stalled:
-            self._is_stalled = stalled
-            self._protocol.update_reading()
+        self._is_stalled = bool(self._held) or self._is_full
+        self._protocol.update_reading()
 
     def _settled(self, call: Call) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
         self._running.pop(call, None)
         call._stop = None
+        key = id_key(call._request.id)
+        if self._by_id.get(key) is call:
+            del self._by_id[key]
         if self._is_stalled or self._in_order or self.tells_when_idle:
             self._proceed()
 
@@ -303,11 +329,7 @@ class Serving:
         if self._is_over:
             return
         self._run_in_order()
-        while (
-            self._held
-            and self._peer_reads
-            and len(self._running) + len(self._in_order) < self._most
-        ):
+        while self._held and not self._is_full:
             request = self._held.popleft()
             if request.dialect == "kn-sock":
                 self._in_order.append(request)

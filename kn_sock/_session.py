@@ -131,27 +131,79 @@ class BatchReply:
         return _codec.encode_error("2.0", None, _codec.reply_too_long(len(line), self.limit))
 
 
+class Writer:
+    """Writes requests. Connections that follow one another share one.
+
+    Args:
+        dialect: how they are written.
+        ids: where the ids of calls come from: increasing integers from 1. As connections share
+            them, a late reply can never answer a newer call.
+
+    May be used on any thread, as nothing but the next id is taken here.
+    """
+
+    def __init__(self, dialect: Dialect = "2.0", ids: Iterator[int] | None = None) -> None:
+        self.dialect = dialect
+        self._ids = itertools.count(1) if ids is None else ids
+
+    def write_call(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[int, bytes]:
+        """Write a call; it is to be registered with `Session.expect` before it is sent.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        request_id = next(self._ids)
+        return request_id, _codec.encode_request(self.dialect, request_id, method, args, kwargs)
+
+    def write_notification(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bytes:
+        """Write a notification.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
+        """
+        if self.dialect == "kn-sock":
+            raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
+        return _codec.encode_request(self.dialect, None, method, args, kwargs)
+
+    def write_batch(self, lines: Sequence[bytes]) -> bytes:
+        """Join calls and notifications, as written by the two methods above, into one batch.
+
+        Raises:
+            TypeError: the dialect has no batches.
+        """
+        if self.dialect != "2.0":
+            raise TypeError(f"the {self.dialect} dialect has no batches; use call()")
+        return b"[%b]\n" % b",".join([line[:-1] for line in lines])
+
+    def write_cancel(self, request_id: int) -> bytes | None:
+        """Write that a call is given up; ``None`` in a dialect that has no way to say it."""
+        if self.dialect != "2.0":
+            return None
+        return _codec.encode_request("2.0", None, CANCEL_METHOD, (), {"id": request_id})
+
+
 class Session(Generic[P]):
     """Correlates requests and replies, in both directions.
 
     Args:
-        dialect: how our own calls are written. What comes in is answered in its own dialect.
-        ids: where the ids of our calls come from: increasing integers from 1. Connections that
-            follow one another share them, so that a late reply can never answer a newer call.
+        writer: writes our own calls. What comes in is answered in its own dialect.
         max_line_bytes: the longest line that we send; a longer reply becomes an error.
         max_batch: the most members of a batch that we accept.
     """
 
     def __init__(
         self,
-        dialect: Dialect = "2.0",
+        writer: Writer | None = None,
         *,
-        ids: Iterator[int] | None = None,
         max_line_bytes: int = 4 * 1024 * 1024,
         max_batch: int = 1000,
     ) -> None:
-        self.dialect = dialect
-        self._ids = itertools.count(1) if ids is None else ids
+        self.writer = writer or Writer()
+        self.dialect = self.writer.dialect
         self._max_line_bytes = max_line_bytes
         self._max_batch = max_batch
         self._first_id: int | None = None
@@ -377,47 +429,6 @@ class Session(Generic[P]):
         return batch.line()
 
     # --- calls out --------------------------------------------------------------------------------
-
-    def write_call(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[int, bytes]:
-        """Write a call; it is to be registered with `expect` before it is sent.
-
-        May be called on any thread, as nothing but the next id is taken here.
-
-        Raises:
-            TypeError, ValueError: an argument cannot be sent.
-        """
-        request_id = next(self._ids)
-        return request_id, _codec.encode_request(self.dialect, request_id, method, args, kwargs)
-
-    def write_notification(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> bytes:
-        """Write a notification.
-
-        Raises:
-            TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
-        """
-        if self.dialect == "kn-sock":
-            raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
-        return _codec.encode_request(self.dialect, None, method, args, kwargs)
-
-    def write_batch(self, lines: Sequence[bytes]) -> bytes:
-        """Join calls and notifications, as written by the two methods above, into one batch.
-
-        Raises:
-            TypeError: the dialect has no batches.
-        """
-        if self.dialect != "2.0":
-            raise TypeError(f"the {self.dialect} dialect has no batches; use call()")
-        return b"[%b]\n" % b",".join([line[:-1] for line in lines])
-
-    def write_cancel(self, request_id: int) -> bytes | None:
-        """Write that a call is given up; ``None`` in a dialect that has no way to say it."""
-        if self.dialect != "2.0":
-            return None
-        return _codec.encode_request("2.0", None, CANCEL_METHOD, (), {"id": request_id})
 
     def expect(self, request_id: int, pending: P) -> None:
         """Register a call that is about to be sent."""

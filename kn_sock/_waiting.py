@@ -6,15 +6,14 @@ A call that waits has not been written; whatever ends the wait says so (``maybe_
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from kn_sock._options import MAX_PENDING
 from kn_sock._outgoing import PendingCall
-from kn_sock._verbs import BatchEntry
+from kn_sock._session import Writer
 from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.protocol import RPCProtocol
 
@@ -40,6 +39,7 @@ class WaitingChannel:
     """Passes calls to the present connection, and keeps them while there is none.
 
     Args:
+        writer: writes the requests, whichever connection they go out by.
         clock: the reactor.
         timeout: seconds that a notification waits; a call waits as long as it may take.
         need_connection: called when something begins to wait.
@@ -48,11 +48,13 @@ class WaitingChannel:
 
     def __init__(
         self,
+        writer: Writer,
         clock: IReactorTime,
         timeout: float | None,
         need_connection: Callable[[], object],
         close: Callable[[], Deferred[None]],
     ) -> None:
+        self.writer = writer
         self._clock = clock
         self._timeout = timeout
         self._need_connection = need_connection
@@ -95,6 +97,11 @@ class WaitingChannel:
             self._stop_timer(one)
             one.fail(error)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._protocol is not None
+
     def end(self, reason: str) -> None:
         """Fail all that waits, and all that is still begun."""
         self._ended = reason
@@ -103,36 +110,27 @@ class WaitingChannel:
     # --- what the verbs are made of
     # -------------------------------------------------------------------
 
-    def start_call(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
-        """Write a call, now or once there is a connection."""
+    def start(self, calls: list[PendingCall], line: bytes) -> None:
+        """Send a line, now or once there is a connection, and wait for the replies to its calls."""
         if self._protocol is not None and self._protocol.is_open:
-            self._protocol.start_call(call, method, args, kwargs)
-            return
-        self._wait(
-            [call], lambda p: p.start_call(call, method, args, kwargs), call.fail, call.timeout
-        )
-
-    def start_batch(self, calls: list[PendingCall], entries: list[BatchEntry]) -> None:
-        """Write a batch, now or once there is a connection."""
-        if self._protocol is not None and self._protocol.is_open:
-            self._protocol.start_batch(calls, entries)
+            self._protocol.start(calls, line)
             return
 
         def fail(error: BaseException) -> None:
-            for call in calls:
+            for call in list(calls):
                 call.fail(error)
 
         timeout = calls[0].timeout if calls else self._timeout
-        self._wait(calls, lambda protocol: protocol.start_batch(calls, entries), fail, timeout)
+        self._wait(calls, lambda protocol: protocol.start(calls, line), fail, timeout)
 
-    def send_notification(self, method: str, args: Any, kwargs: Any) -> Deferred[None]:
-        """Write a notification, now or once there is a connection."""
+    def send_notification(self, line: bytes) -> Deferred[None]:
+        """Send a line that is not answered, now or once there is a connection."""
         if self._protocol is not None and self._protocol.is_open:
-            return self._protocol.send_notification(method, args, kwargs)
+            return self._protocol.send_notification(line)
         done: Deferred[None] = Deferred()
 
         def send(protocol: RPCProtocol) -> None:
-            protocol.send_notification(method, args, kwargs).chainDeferred(done)
+            protocol.send_notification(line).chainDeferred(done)
 
         def fail(error: BaseException) -> None:
             done.errback(Failure(error))
@@ -144,19 +142,19 @@ class WaitingChannel:
         """Give a call up, written or not."""
         for one in self._waiting:
             if call in one.calls:
-                one.calls.remove(call)
-                if not one.calls:
-                    self._stop_timer(one)
-                    self._waiting.remove(one)
+                # What shares its line is given up with it: a batch is cancelled as a whole.
+                self._stop_timer(one)
+                self._waiting.remove(one)
                 return False
         return self._protocol is not None and self._protocol.cancel_call(call)
 
     def close(self) -> Deferred[None]:
         """Close for good: what waits fails, and what is under way too."""
         self.end("this side closed it")
+        closing = [self._close()]
         if self._protocol is not None:
-            self._protocol.close()
-        return self._close()
+            closing.append(self._protocol.close())
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
     # --- waiting
     # --------------------------------------------------------------------------------------

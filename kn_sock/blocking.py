@@ -19,9 +19,9 @@ from typing_extensions import Self
 
 from kn_sock._codec import Dialect
 from kn_sock._dial import endpoint_for, host_endpoint
-from kn_sock._link import BlockingCall, FutureCall, Link
+from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._options import check_count
-from kn_sock._reactor_thread import reactor_thread
+from kn_sock._reactor_thread import ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
@@ -107,10 +107,10 @@ class RPCClient:
         options: dict[str, Any],
     ) -> None:
         thread = reactor_thread()
-        self._link: Link = thread.call(Link, thread, endpoint, connect_timeout, options)
-        thread.call(self._link.connect)
-        self._options = self._link.call_options
-        self._owns_link = True
+        link: Link = thread.call(Link, thread, endpoint, connect_timeout, options)
+        thread.call(link.connect)
+        self._handle = Handle(link)
+        self._options = link.call_options
 
     # --- calls
     # --------------------------------------------------------------------------------------
@@ -130,11 +130,11 @@ class RPCClient:
         check_method(method)
         link = self._checked_link()
         call = BlockingCall(method, self._options.timeout, link.thread)
-        link.thread.submit(link.start, call, method, args, kwargs)
+        link.begin(call, method, args, kwargs)
         try:
             return call.outcome.wait()
         except KeyboardInterrupt:
-            link.thread.submit(link.cancel, call)
+            link.give_up(call)
             raise
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
@@ -145,18 +145,22 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        link.thread.call(link.channel.send_notification, method, args, kwargs)
+        line = link.channel.writer.write_notification(method, args, kwargs)
+        link.thread.call(link.channel.send_notification, line)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call, and return at once.
 
         Returns:
             A future with what `call` would return or raise. Cancelling it cancels the call.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
         """
         check_method(method)
         link = self._checked_link()
-        call = FutureCall(method, self._options.timeout, link)
-        link.thread.submit(link.start, call, method, args, kwargs)
+        call = FutureCall(method, self._options.timeout, self._handle)
+        link.begin(call, method, args, kwargs)
         return call.future
 
     def map(
@@ -212,25 +216,23 @@ class RPCClient:
     def with_options(self, **options: Any) -> RPCClient:
         """Give the same connection with other options for each call: ``timeout``, in seconds."""
         other = type(self).__new__(type(self))
-        other._link = self._link
+        other._handle = self._handle
         other._options = self._options.replaced(options)
-        other._owns_link = False
         return other
 
     def _checked_link(self) -> Link:
-        self._link.thread.check()
-        return self._link
+        self._handle.link.thread.check()
+        return self._handle.link
 
     # --- the end
     # ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connection; what waits for a reply fails. Idempotent; any thread."""
-        link = self._link
-        if link.is_closed or link.thread.is_forked:
-            return
-        link.is_closed = True
-        link.thread.call(link.channel.close)
+        """Close the connection, once what was written has left; what waits for a reply fails.
+
+        Idempotent. Any thread but the reactor's.
+        """
+        self._handle.link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -242,12 +244,6 @@ class RPCClient:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        # Nothing here may wait: this can run on any thread, at any time.
-        link = getattr(self, "_link", None)
-        if link is not None and getattr(self, "_owns_link", True):
-            link.release()
 
 
 def start_rpc_server(
@@ -303,7 +299,7 @@ def start_rpc_server(
         if on_ready is not None and service.port is not None:
             bound = service.port.getHost()
             on_ready(bound.host, bound.port)  # type: ignore[attr-defined]  # a TCP address has both
-        _wait_for_either(shutdown_event, ends)
+        _wait_for_either(shutdown_event, ends, thread)
     except KeyboardInterrupt:
         pass
     finally:
@@ -316,10 +312,10 @@ def start_rpc_server(
         raise exits[0]
 
 
-def _wait_for_either(shutdown_event: threading.Event | None, ends: threading.Event) -> None:
-    if shutdown_event is None:
-        while not ends.wait(1.0):
-            pass
-    else:
-        while not shutdown_event.wait(_EVENT_SECONDS) and not ends.is_set():
-            pass
+def _wait_for_either(
+    shutdown_event: threading.Event | None, ends: threading.Event, thread: ReactorThread
+) -> None:
+    waited = ends if shutdown_event is None else shutdown_event
+    seconds = 1.0 if shutdown_event is None else _EVENT_SECONDS
+    while not waited.wait(seconds) and not ends.is_set():
+        thread.check()

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IReactorCore,
-    IReactorFromThreads,
-    IReactorTime,
-    IStreamClientEndpoint,
-)
+from twisted.internet.interfaces import IAddress, IReactorFromThreads, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from typing_extensions import override
 
@@ -25,6 +18,7 @@ from kn_sock._discover import standard_methods
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._runner import Runner
+from kn_sock._session import Writer
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
 from kn_sock._waiting import WaitingChannel
@@ -49,6 +43,7 @@ class ClientFactory(Factory):
         timeout: seconds that a call may take unless said otherwise; ``None`` for no limit.
         funcs: what the peer may call in turn.
         turn: gathers what is written; shared by factories on one reactor that write together.
+        on_exit: as for `RPCServerFactory`.
         options: how the peer's calls are treated, by name; see `ServerOptions`.
     """
 
@@ -62,6 +57,7 @@ class ClientFactory(Factory):
         timeout: float | None = DEFAULT_TIMEOUT,
         funcs: Functions | None = None,
         turn: Turn | None = None,
+        on_exit: Callable[[BaseException], object] | None = None,
         opened: Callable[[RPCProtocol], object] = lambda _: None,
         ended: Callable[[RPCProtocol], object] = lambda _: None,
         **options: Any,
@@ -75,10 +71,9 @@ class ClientFactory(Factory):
             options_from(ServerOptions, options, others=_CLIENT_OPTIONS),
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
-            lambda _: cast(IReactorTime, reactor).callLater(0, cast(IReactorCore, reactor).stop),
+            on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
         )
-        ids: Iterator[int] = itertools.count(1)
-        self.settings = Settings(self._runner, turn, reactor, dialect, CallOptions(timeout), ids)
+        self.settings = Settings(self._runner, turn, reactor, Writer(dialect), CallOptions(timeout))
         self._opened = opened
         self._ended = ended
 
@@ -166,7 +161,11 @@ class RPCClientService(Service, DeferredVerbs):
             clock=reactor,
         )
         self._channel: WaitingChannel = WaitingChannel(
-            reactor, self._options.timeout, need_connection=lambda: None, close=self._stop_inner
+            factory.settings.writer,
+            reactor,
+            self._options.timeout,
+            need_connection=lambda: None,
+            close=self._stop_inner,
         )
 
     def _opened(self, protocol: RPCProtocol) -> None:

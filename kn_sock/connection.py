@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
 from kn_sock._outgoing import PendingCall
+from kn_sock._session import Writer
 from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock.errors import CallCancelled
 
@@ -16,14 +17,15 @@ __all__ = ["RPCConnection"]
 class Channel(Protocol):
     """What the verbs are made of; `RPCProtocol` is one."""
 
-    def start_call(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
-        """Write a call and wait for its reply."""
+    @property
+    def writer(self) -> Writer:
+        """What writes requests for it."""
 
-    def start_batch(self, calls: list[PendingCall], entries: list[BatchEntry]) -> None:
-        """Write a batch and wait for its replies."""
+    def start(self, calls: list[PendingCall], line: bytes) -> None:
+        """Send a line, and wait for the replies to the calls that it makes."""
 
-    def send_notification(self, method: str, args: Any, kwargs: Any) -> Deferred[None]:
-        """Write a notification."""
+    def send_notification(self, line: bytes) -> Deferred[None]:
+        """Send a line that is not answered."""
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up."""
@@ -56,9 +58,11 @@ class DeferredVerbs:
         check_method(method)
         call = DeferredCall(method, self._options.timeout, self._channel)
         try:
-            self._channel.start_call(call, method, args, kwargs)
+            call.call_id, line = self._channel.writer.write_call(method, args, kwargs)
         except (TypeError, ValueError) as problem:
             call.fail(problem)
+        else:
+            self._channel.start([call], line)
         return call.deferred
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> Deferred[None]:
@@ -71,7 +75,11 @@ class DeferredVerbs:
         Spec: JSON-RPC 2.0, section 4.1.
         """
         check_method(method)
-        return maybeDeferred(self._channel.send_notification, method, args, kwargs)
+        try:
+            line = self._channel.writer.write_notification(method, args, kwargs)
+        except (TypeError, ValueError):
+            return fail()
+        return maybeDeferred(self._channel.send_notification, line)
 
     def batch(self) -> Batch[Deferred[list[Any]]]:
         """Begin a batch; its ``send`` gives a Deferred of the list of results."""
@@ -176,7 +184,7 @@ class WholeBatch:
             self.deferred.callback(self._results)
 
     def _cancel(self, deferred: Deferred[list[Any]]) -> None:
-        for call in self.calls:
+        for call in list(self.calls):
             self._channel.cancel_call(call)
         deferred.errback(DeferredCallCancelled("the batch was cancelled"))
 
@@ -189,10 +197,27 @@ def send_batch(
         return succeed([])
     batch = WholeBatch(channel, entries, timeout)
     try:
-        channel.start_batch(batch.calls, entries)
+        channel.start(batch.calls, write_batch(channel.writer, batch.calls, entries))
     except Exception as problem:
         batch.deferred.errback(problem)
         return batch.deferred
     if not batch.calls:
         batch.deferred.callback([])
     return batch.deferred
+
+
+def write_batch(writer: Writer, calls: list[PendingCall], entries: list[BatchEntry]) -> bytes:
+    """Write a batch, giving each of its calls the id that it was written with.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be sent, or the dialect has no batches.
+    """
+    lines = []
+    waiting = iter(calls)
+    for entry in entries:
+        if entry.is_call:
+            next(waiting).call_id, line = writer.write_call(*entry[:3])
+        else:
+            line = writer.write_notification(*entry[:3])
+        lines.append(line)
+    return writer.write_batch(lines)

@@ -71,6 +71,11 @@ class RPCError(KnSockError):
     Spec: JSON-RPC 2.0, section 5.1.
     """
 
+    # What a subclass has whose own __init__ does not call this one.
+    code: int = ErrorCode.FUNCTION_RAISED
+    message: str = ""
+    data: Any = None
+
     def __init__(self, code: int, message: str, data: Any = None) -> None:
         Exception.__init__(self, message)
         self.code = int(code)
@@ -78,7 +83,7 @@ class RPCError(KnSockError):
         self.data = data
 
     def __str__(self) -> str:
-        return self.message
+        return str(self.message)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Final, cast
 
@@ -26,7 +25,6 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock import _codec
-from kn_sock._codec import Dialect
 from kn_sock._framing import Line, LineFramer, OverlongLine
 from kn_sock._options import DRAIN_TIMEOUT
 from kn_sock._outbox import Outbox, Turn
@@ -44,8 +42,9 @@ from kn_sock._session import (
     Request,
     Session,
     Violation,
+    Writer,
 )
-from kn_sock._verbs import BatchEntry, CallOptions
+from kn_sock._verbs import CallOptions
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError
 
@@ -75,17 +74,15 @@ class Settings:
         runner: the methods that the peer may call, and how they run.
         turn: gathers what is written.
         reactor: the reactor that they are on.
-        dialect: how our own calls are written.
+        writer: writes our own calls, and numbers them across connections.
         call_options: how they are made unless said otherwise.
-        ids: numbers them, across connections.
     """
 
     runner: Runner
     turn: Turn
     reactor: Any
-    dialect: Dialect = "2.0"
+    writer: Writer = dataclasses.field(default_factory=Writer)
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
-    ids: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(1))
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -118,8 +115,7 @@ class RPCProtocol(LineReceiver):
         self._state = State.NEW
         self._framer = LineFramer(options.max_line_bytes)
         self._session: Session[PendingCall] = Session(
-            settings.dialect,
-            ids=settings.ids,
+            settings.writer,
             max_line_bytes=options.max_line_bytes,
             max_batch=options.max_batch,
         )
@@ -177,15 +173,15 @@ class RPCProtocol(LineReceiver):
         turn.hold()
         try:
             for line in lines:
+                if self._state is not State.OPEN:
+                    break
                 if type(line) is OverlongLine:
                     self._act_on(self._session.receive_overlong(line))
                 else:
                     self.lineReceived(line)  # type: ignore[arg-type]  # an OverlongLine went above
-                if self._state is not State.OPEN:
-                    break
         finally:
             turn.release()
-        if self._peer_is_done:
+        if self._serving.tells_when_idle:
             self._close_when_answered()
 
     def _go_on(self) -> None:
@@ -242,11 +238,10 @@ class RPCProtocol(LineReceiver):
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008
         was_made = self._state is not State.NEW
         self._state = State.LOST
-        self._backlog = []
-        for timer in (self._backlog_timer, self._close_timer):
-            if timer is not None:
-                timer.cancel()
-        self._backlog_timer = self._close_timer = None
+        self._drop_backlog()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
         if was_made:
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
@@ -255,6 +250,12 @@ class RPCProtocol(LineReceiver):
         waiters, self._close_waiters = self._close_waiters, []
         for waiter in waiters:
             waiter.callback(None)
+
+    def _drop_backlog(self) -> None:
+        self._backlog = []
+        if self._backlog_timer is not None:
+            self._backlog_timer.cancel()
+            self._backlog_timer = None
 
     # --- how much is read and written -------------------------------------------------------------
 
@@ -283,10 +284,7 @@ class RPCProtocol(LineReceiver):
         Replies that our own calls wait for arrive by the same way as the peer's calls: while there
         are such, reading goes on, or two peers that call each other could wait for ever.
         """
-        serving = self._serving
-        wanted = not self._backlog and (
-            serving.wants_more or (self.awaits_replies and serving.may_refuse)
-        )
+        wanted = not self._backlog and self._serving.wants_more(self.awaits_replies)
         if wanted is self._is_reading or self._state is not State.OPEN:
             return
         self._is_reading = wanted
@@ -304,51 +302,32 @@ class RPCProtocol(LineReceiver):
             self._connection = RPCConnection(self, self._settings.call_options)
         return self._connection
 
-    def start_call(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
-        """Write a call and wait for its reply.
+    @property
+    def writer(self) -> Writer:
+        """What writes requests for this connection."""
+        return self._settings.writer
+
+    def start(self, calls: list[PendingCall], line: bytes) -> None:
+        """Send a line, and wait for the replies to the calls that it makes.
 
         Raises:
-            TypeError, ValueError: an argument cannot be sent; nothing was.
+            ConnectionLost: the connection has ended, and the line makes no call that could fail.
             RuntimeError: this is not the reactor's thread.
         """
         self._check_thread()
-        call.call_id, line = self._session.write_call(method, args, kwargs)
-        self._start([call], line)
-
-    def start_batch(self, calls: list[PendingCall], entries: list[BatchEntry]) -> None:
-        """Write a batch and wait for the replies to its calls.
-
-        Raises:
-            TypeError, ValueError: an argument cannot be sent, or the dialect has no batches.
-            ConnectionLost: the connection has ended, and the batch has no calls that could fail.
-            RuntimeError: this is not the reactor's thread.
-        """
-        self._check_thread()
-        lines = []
-        waiting = iter(calls)
-        for entry in entries:
-            if entry.is_call:
-                next(waiting).call_id, line = self._session.write_call(*entry[:3])
-            else:
-                line = self._session.write_notification(*entry[:3])
-            lines.append(line)
-        self._start(calls, self._session.write_batch(lines))
-
-    def _start(self, calls: list[PendingCall], line: bytes) -> None:
         self._outgoing.start(calls, line)
         if not self._is_reading:
             self.update_reading()
 
-    def send_notification(self, method: str, args: Any, kwargs: Any) -> Deferred[None]:
-        """Write a notification.
+    def send_notification(self, line: bytes) -> Deferred[None]:
+        """Send a line that is not answered.
 
         Raises:
-            TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
             ConnectionLost: the connection has ended.
             RuntimeError: this is not the reactor's thread.
         """
         self._check_thread()
-        self._outgoing.notify(self._session.write_notification(method, args, kwargs))
+        self._outgoing.notify(line)
         return succeed(None)
 
     def _check_thread(self) -> None:
@@ -410,6 +389,7 @@ class RPCProtocol(LineReceiver):
         self._settings.turn.flush()
         self._state = State.CLOSING
         self._reason = reason
+        self._drop_backlog()
         self._serving.end()
         self._outgoing.end(reason, None)
         # A peer that never reads would hold up the close for ever.
@@ -432,6 +412,7 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        self._drop_backlog()
         self._serving.end()
         self.transport.abortConnection()
 

@@ -28,7 +28,7 @@ from kn_sock._codec import (
     encode_result,
     read_head,
 )
-from kn_sock._session import Answered, Failed, Request, Session
+from kn_sock._session import Answered, Failed, Request, Session, Writer
 from kn_sock._text import shown
 from kn_sock.errors import InternalError, InvalidRequest, ParseError, RPCError
 
@@ -445,8 +445,8 @@ def same(left: Any, right: Any) -> bool:
 @pure
 @given(json_values, st.sampled_from(DIALECTS))
 def test_a_result_comes_back_as_it_went(value: Any, dialect: Dialect) -> None:
-    caller: Session[str] = Session(dialect)
-    request_id, _ = caller.write_call("f", (), {})
+    caller: Session[str] = Session(Writer(dialect))
+    request_id, _ = caller.writer.write_call("f", (), {})
     caller.expect(request_id, "call")
     event = caller.receive(encode_result(dialect, request_id, value).removesuffix(b"\n"))
     assert isinstance(event, Answered)

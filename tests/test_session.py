@@ -23,6 +23,7 @@ from kn_sock._session import (
     Request,
     Session,
     Violation,
+    Writer,
 )
 from kn_sock.errors import (
     ErrorCode,
@@ -438,16 +439,16 @@ def test_refuses_the_older_dialects_in_a_batch() -> None:
 def session() -> Session[str]:
     session: Session[str] = Session()
     for name in ("one", "two"):
-        request_id, _ = session.write_call(name, (), {})
+        request_id, _ = session.writer.write_call(name, (), {})
         session.expect(request_id, name)
     return session
 
 
 @pytest.fixture
 def plain_session() -> Session[str]:
-    session: Session[str] = Session("kn-sock")
+    session: Session[str] = Session(Writer("kn-sock"))
     for name in ("one", "two"):
-        request_id, _ = session.write_call(name, (), {})
+        request_id, _ = session.writer.write_call(name, (), {})
         session.expect(request_id, name)
     return session
 
@@ -600,7 +601,7 @@ def test_replies_may_come_as_a_batch(session: Session[str]) -> None:
 def test_takes_a_batch_of_replies_as_large_as_what_it_asked() -> None:
     session: Session[int] = Session(max_batch=2)
     for _ in range(5):
-        request_id, _line = session.write_call("f", (), {})
+        request_id, _line = session.writer.write_call("f", (), {})
         session.expect(request_id, request_id)
     line = json.dumps([success(number, number) for number in range(1, 6)]).encode()
     assert session.receive(line) == [Answered(number, number) for number in range(1, 6)]
@@ -637,7 +638,10 @@ def test_gives_all_pending_calls_in_order_when_the_connection_is_lost(
 
 def test_ids_taken_out_of_order_are_all_known() -> None:
     session: Session[str] = Session()
-    (first, _), (second, _) = session.write_call("a", (), {}), session.write_call("b", (), {})
+    (first, _), (second, _) = (
+        session.writer.write_call("a", (), {}),
+        session.writer.write_call("b", (), {}),
+    )
     session.expect(second, "b")
     session.expect(first, "a")
     session.forget(first, was_sent=True)
@@ -647,9 +651,10 @@ def test_ids_taken_out_of_order_are_all_known() -> None:
 
 def test_ids_go_on_over_connections_that_share_them() -> None:
     ids = iter(range(5, 100))
-    old, new = Session[str](ids=ids), Session[str](ids=ids)
-    old_id, _ = old.write_call("f", (), {})
-    new_id, _ = new.write_call("f", (), {})
+    writer = Writer(ids=ids)
+    new: Session[str] = Session(writer)
+    old_id, _ = writer.write_call("f", (), {})
+    new_id, _ = writer.write_call("f", (), {})
     new.expect(new_id, "new")
     assert (old_id, new_id) == (5, 6)
     assert isinstance(new.receive(b'{"jsonrpc":"2.0","id":5,"result":1}'), Violation)
@@ -729,36 +734,36 @@ def test_a_strange_reply_of_0_3_is_not_passed_over(
 
 def test_writes_calls_with_increasing_ids() -> None:
     session: Session[Any] = Session()
-    assert session.write_call("f", (1,), {}) == (
+    assert session.writer.write_call("f", (1,), {}) == (
         1,
         b'{"jsonrpc":"2.0","id":1,"method":"f","params":[1]}\n',
     )
-    assert session.write_call("f", (), {}) == (2, b'{"jsonrpc":"2.0","id":2,"method":"f"}\n')
+    assert session.writer.write_call("f", (), {}) == (2, b'{"jsonrpc":"2.0","id":2,"method":"f"}\n')
 
 
 def test_writes_notifications_without_an_id() -> None:
-    assert Session[Any]().write_notification("f", (1,), {}) == (
+    assert Session[Any]().writer.write_notification("f", (1,), {}) == (
         b'{"jsonrpc":"2.0","method":"f","params":[1]}\n'
     )
-    assert Session[Any]("1.0").write_notification("f", (1,), {}) == (
+    assert Session[Any](Writer("1.0")).writer.write_notification("f", (1,), {}) == (
         b'{"id":null,"method":"f","params":[1]}\n'
     )
     with pytest.raises(TypeError, match="no notifications"):
-        Session[Any]("kn-sock").write_notification("f", (1,), {})
+        Session[Any](Writer("kn-sock")).writer.write_notification("f", (1,), {})
 
 
 def test_writes_a_cancellation_only_where_the_peer_knows_it() -> None:
-    assert Session[Any]().write_cancel(7) == (
+    assert Session[Any]().writer.write_cancel(7) == (
         b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":7}}\n'
     )
-    assert Session[Any]("1.0").write_cancel(7) is None
-    assert Session[Any]("kn-sock").write_cancel(7) is None
+    assert Session[Any](Writer("1.0")).writer.write_cancel(7) is None
+    assert Session[Any](Writer("kn-sock")).writer.write_cancel(7) is None
 
 
 def test_writes_a_batch_as_one_line() -> None:
     session: Session[Any] = Session()
-    _, call = session.write_call("echo", ("\n",), {})
-    line = session.write_batch([call, session.write_notification("update", (), {})])
+    _, call = session.writer.write_call("echo", ("\n",), {})
+    line = session.writer.write_batch([call, session.writer.write_notification("update", (), {})])
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert reply(line) == [success(1, "\n")]
@@ -767,7 +772,7 @@ def test_writes_a_batch_as_one_line() -> None:
 @pytest.mark.parametrize("dialect", ["1.0", "kn-sock"])
 def test_writes_no_batch_in_the_older_dialects(dialect: Dialect) -> None:
     with pytest.raises(TypeError, match="no batches"):
-        Session[Any](dialect).write_batch([])
+        Writer(dialect).write_batch([])
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -911,7 +916,7 @@ def test_a_request_that_is_too_long_is_answered_with_its_id() -> None:
 
 
 def test_a_long_1_0_request_is_answered_in_its_dialect() -> None:
-    _, line = Session[Any]("1.0").write_call("echo", ("x" * 600,), {})
+    _, line = Session[Any](Writer("1.0")).writer.write_call("echo", ("x" * 600,), {})
     event = Session[Any]().receive_overlong(OverlongLine(line))
     assert isinstance(event, Refusal)
     answer = json.loads(event.line)
@@ -1048,9 +1053,9 @@ def check_outcome(session: Session[Any], received: Any) -> None:
 
 
 def busy_session(dialect: Dialect) -> Session[int]:
-    session: Session[int] = Session(dialect)
+    session: Session[int] = Session(Writer(dialect))
     for _ in range(2):
-        request_id, _line = session.write_call("f", (), {})
+        request_id, _line = session.writer.write_call("f", (), {})
         session.expect(request_id, request_id)
     return session
 
@@ -1341,7 +1346,7 @@ class FakeEnd:
     """One end of a wire in memory, and what became of each of its calls."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.session: Session[int] = Session(dialect)
+        self.session: Session[int] = Session(Writer(dialect))
         self.inbox: deque[bytes] = deque()
         self.requests: deque[Request] = deque()
         self.made: dict[int, Any] = {}
@@ -1349,7 +1354,7 @@ class FakeEnd:
         self.peer: FakeEnd
 
     def call(self, token: int) -> bytes:
-        request_id, line = self.session.write_call("echo", (token,), {})
+        request_id, line = self.session.writer.write_call("echo", (token,), {})
         self.session.expect(request_id, request_id)
         self.made[request_id] = token
         return line
@@ -1362,7 +1367,7 @@ class FakeEnd:
         if request_id in self.session.pending:
             self.session.forget(request_id, was_sent=True)
             self.ended.append(request_id)
-            self.send(self.session.write_cancel(request_id))
+            self.send(self.session.writer.write_cancel(request_id))
 
     def lose(self) -> None:
         self.ended += self.session.take_all_pending()
@@ -1403,11 +1408,11 @@ def act(draw: Callable[[st.SearchStrategy[Any]], Any], end: FakeEnd, token: int)
     if action == "call":
         end.send(end.call(token))
     elif action == "notify" and dialect != "kn-sock":
-        end.send(end.session.write_notification("echo", (token,), {}))
+        end.send(end.session.writer.write_notification("echo", (token,), {}))
     elif action == "batch" and dialect == "2.0":
         lines = [end.call(token * 10 + index) for index in range(draw(st.integers(1, 3)))]
-        lines.append(end.session.write_notification("echo", (token,), {}))
-        end.send(end.session.write_batch(lines))
+        lines.append(end.session.writer.write_notification("echo", (token,), {}))
+        end.send(end.session.writer.write_batch(lines))
     elif action == "deliver" and end.inbox:
         end.deliver()
     elif action == "again" and end.inbox and dialect != "kn-sock":

@@ -68,7 +68,8 @@ def certified() -> bool:
 
 @pytest_twisted.async_yield_fixture
 async def service(certificate: Path) -> AsyncIterator[RPCServerService]:
-    description = f"ssl:0:interface=127.0.0.1:privateKey={certificate}/server.key:certKey={certificate}/cert.pem"
+    files = f"privateKey={certificate}/server.key:certKey={certificate}/cert.pem"
+    description = f"ssl:0:interface=127.0.0.1:{files}"
     service = RPCServerService(description, {"add": add, "certified": certified})
     service.startService()
     yield service
