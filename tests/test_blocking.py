@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import gc
 import os
@@ -255,6 +256,71 @@ def test_a_batch_gives_results_and_exceptions(client: RPCClient) -> None:
     assert isinstance(unknown, MethodNotFound)
 
 
+def test_a_derived_client_and_a_future_keep_the_connection(served: Served) -> None:
+    assert RPCClient("127.0.0.1", served.port).with_options(timeout=5).call("add", 1, 2) == 3
+    future = RPCClient("127.0.0.1", served.port).submit("add", 3, 4)
+    gc.collect()
+    assert future.result(PATIENCE) == 7
+
+
+def test_waiting_for_several_futures_hears_of_a_cancelled_one(
+    client: RPCClient, gate: Gate
+) -> None:
+    future = client.submit("wait")
+    assert future.cancel()
+    assert future.cancel()
+    done, not_done = concurrent.futures.wait([future], timeout=PATIENCE)
+    assert (done, not_done) == ({future}, set())
+
+
+def test_arguments_are_taken_as_they_are_when_the_call_is_made(client: RPCClient) -> None:
+    values = [1]
+    futures = []
+    for n in range(200):
+        futures.append(client.submit("add", values, [n]))
+        values.append(n)
+    assert [len(future.result(PATIENCE)) for future in futures] == list(range(2, 202))
+    with pytest.raises(TypeError):
+        client.submit("add", object(), 1)
+
+
+def test_a_function_of_the_client_that_exits_closes_that_client_alone(
+    served: Served, logged_errors: Any
+) -> None:
+    def leave() -> None:
+        raise SystemExit
+
+    @in_reactor
+    async def ask() -> Any:
+        return await current_call().connection.call("leave")
+
+    server = Served({"ask": ask})
+    with (
+        RPCClient("127.0.0.1", served.port) as other,
+        RPCClient("127.0.0.1", server.port, funcs={"leave": leave}) as client,
+    ):
+        with pytest.raises(ConnectionLost):
+            client.call("ask")
+        assert other.call("add", 1, 2) == 3
+    server.stop()
+    assert len(logged_errors.claim()) == 1
+
+
+def test_closing_waits_until_what_was_written_has_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = RPCClient("127.0.0.1", listener.getsockname()[1])
+        peer, _ = listener.accept()
+        client.notify("note", "x" * 3_000_000)
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        received = 0
+        while data := peer.recv(65536):
+            received += len(data)
+        closing.join(PATIENCE)
+        peer.close()
+    assert received > 3_000_000
+
+
 def test_a_notification_arrives() -> None:
     arrived = threading.Event()
     server = Served({"tell": lambda: arrived.set()})
@@ -359,6 +425,9 @@ def test_options_that_are_none_are_refused(served: Served) -> None:
         start_rpc_server(0, {"add": add}, maxpending=3)
     with pytest.raises(ValueError, match="port is apart"):
         RPCClient("localhost:8080", 8080)
+    for host in ("a..b", "x" * 70 + ".example"):
+        with pytest.raises(ValueError, match="no host"):
+            RPCClient(host, 8080)
     with pytest.raises(ValueError, match="dialect"):
         RPCClient("localhost", served.port, dialect="3.0")  # type: ignore[arg-type]
 
@@ -452,6 +521,7 @@ def test_a_blocking_call_on_the_reactors_thread_raises_at_once(served: Served) -
     ):
         caller.call("inside")
     other.stop()
+    assert client.call("add", 1, 2) == 3
     client.close()
 
 
@@ -607,6 +677,45 @@ def test_a_thread_that_waits_does_not_keep_the_interpreter(run_script: RunScript
     )
     assert (done.returncode, done.stdout) == (0, "3\n")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("last", ["client.close()", "client.call('add', 1, 2)"])
+def test_an_exit_handler_that_uses_a_client_does_not_hang(run_script: RunScript, last: str) -> None:
+    done = run_script(
+        "import atexit\n"
+        "def bye():\n"
+        "    try:\n"
+        f"        {last}\n"
+        "    except ConnectionError as error:\n"
+        "        print(type(error).__name__)\n"
+        "    print('bye')\n"
+        "atexit.register(bye)\n" + SERVE_IN_DAEMON_THREAD
+    )
+    assert done.returncode == 0
+    assert done.stdout.endswith("bye\n")
+    assert done.stderr == ""
+
+
+def test_what_was_sent_last_arrives_although_the_script_ends(run_script: RunScript) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        received = [0]
+
+        def read() -> None:
+            peer, _ = listener.accept()
+            while data := peer.recv(65536):
+                received[0] += len(data)
+            peer.close()
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        port = listener.getsockname()[1]
+        done = run_script(
+            "from kn_sock import RPCClient\n"
+            f"RPCClient('127.0.0.1', {port}).notify('note', 'x' * 3_000_000)\n"
+        )
+        reading.join(PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert received[0] > 3_000_000
 
 
 def test_a_child_of_fork_makes_its_own_client(run_script: RunScript) -> None:

@@ -477,6 +477,24 @@ def test_calls_in_both_directions_go_on_past_the_limit(make_pair: MakePair) -> N
     assert [value_of(call) for call in calls] == [0, -1, -2, -3]
 
 
+def test_peers_that_call_each_other_go_on_when_one_was_slow(make_pair: MakePair) -> None:
+    async def outer(n: int) -> Any:
+        return len(await current_call().connection.call("inner", "x" * 200_000))
+
+    pair = make_pair(
+        {"outer": outer}, client={"funcs": {"inner": lambda text: text}}, max_pending=1
+    )
+    pair.wire.peer.is_held = True
+    calls = [pair.client.call("outer", n) for n in range(6)]
+    pair.pump()
+    pair.wire.peer.is_held = False
+    pair.pump()
+    assert [value_of(call) for call in calls[:1]] == [200_000]
+    assert all(call.called for call in calls)
+    for call in calls[1:]:
+        call.addErrback(lambda failure: failure.trap(RPCError) and None)
+
+
 # --- timeouts and cancellation --------------------------------------------------------------------
 
 
@@ -764,6 +782,22 @@ def test_a_batch_over_the_limit_fails_each_of_its_calls(make_pair: MakePair) -> 
     pair.pump()
     results = value_of(sending)
     assert [result.code for result in results] == [ErrorCode.BATCH_TOO_LARGE] * 3
+
+
+def test_a_batch_over_the_limit_fails_beside_a_call_that_waits(
+    make_pair: MakePair, waits: Waits
+) -> None:
+    pair = make_pair({"wait": waits.deferred, "add": add}, max_batch=2)
+    waiting = pair.client.call("wait")
+    batch = pair.client.batch()
+    for n in range(3):
+        batch.call("add", n, n)
+    sending = batch.send()
+    pair.pump()
+    assert [result.code for result in value_of(sending)] == [ErrorCode.BATCH_TOO_LARGE] * 3
+    waits.deferreds[0].callback("still")
+    pair.pump()
+    assert value_of(waiting) == "still"
 
 
 def test_a_batch_that_is_cancelled_cancels_its_calls(make_pair: MakePair, waits: Waits) -> None:

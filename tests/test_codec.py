@@ -4,8 +4,10 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import gc
 import json
 import math
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -485,3 +487,15 @@ def test_what_is_written_is_one_line_of_plain_json(value: Any) -> None:
     line = encode_result("2.0", 1, value)
     line.decode("utf-8")
     assert same(result_of(line), value)
+
+
+def test_encoding_leaves_nothing_behind() -> None:
+    def blocks_after(count: int) -> int:
+        for _ in range(count):
+            encode_result("2.0", 1, None)
+            encode_result("2.0", 1, [1.5])
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = blocks_after(100)
+    assert blocks_after(5000) - before < 1000

@@ -12,7 +12,15 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-from kn_sock import ConnectionLost, ErrorCode, RPCServerFactory, connect, current_call, in_reactor
+from kn_sock import (
+    ConnectionLost,
+    ErrorCode,
+    RPCError,
+    RPCServerFactory,
+    connect,
+    current_call,
+    in_reactor,
+)
 from kn_sock.testing import ManualExecutor, MemoryNetwork
 
 
@@ -301,6 +309,60 @@ def test_inline_calls_in_the_kn_sock_dialect_do_not_recurse(make_server: MakeSer
     assert server.replies() == [{"result": 0}] + [{"result": 3}] * 3000
 
 
+def test_cancellations_are_heard_when_the_most_calls_are_under_way(
+    make_server: MakeServer,
+) -> None:
+    server = make_server({"wait": in_reactor(Deferred), "add": add}, max_pending=5)
+    server.send(b"".join(request(n, "wait", []) for n in range(5)))
+    cancel = b'{"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 3}}\n'
+    (cancelled,) = server.send(cancel)
+    assert cancelled["error"]["code"] == ErrorCode.CANCELLED
+    (reply,) = server.send(request(9))
+    assert reply["result"] == 3
+
+
+def test_a_peer_that_goes_away_with_the_most_calls_under_way_is_noticed(
+    make_server: MakeServer,
+) -> None:
+    cancelled: list[int] = []
+    server = make_server(
+        {"wait": in_reactor(lambda: Deferred(lambda _: cancelled.append(1)))}, max_pending=5
+    )
+    server.send(b"".join(request(n, "wait", []) for n in range(5)))
+    server.wire.loseConnection()
+    server.network.pump()
+    assert len(cancelled) == 5
+    assert not server.factory.connections
+
+
+@pytest.mark.parametrize("dialect", ["2.0", "kn-sock"])
+@pytest.mark.parametrize("where", ["reactor", "thread"])
+def test_big_replies_to_one_read_are_made_no_faster_than_the_peer_reads(
+    make_server: MakeServer, dialect: str, where: str
+) -> None:
+    ran: list[int] = []
+
+    def big() -> str:
+        ran.append(1)
+        return "x" * 100_000
+
+    executor = ManualExecutor()
+    function = in_reactor(big) if where == "reactor" else big
+    server = make_server({"big": function}, executor=executor, max_pending=5)
+    server.wire.peer.is_held = True
+    plain = b'{"method": "big", "params": [], "kwargs": {}}\n'
+    line = plain if dialect == "kn-sock" else request(1, "big", [])
+    server.send(line * 100)
+    while executor.run():
+        server.network.pump()
+    assert len(ran) <= 5
+    server.wire.peer.is_held = False
+    server.network.pump()
+    while executor.run():
+        server.network.pump()
+    assert len(server.replies()) == 100
+
+
 # --- cancelling -----------------------------------------------------------------------------------
 
 
@@ -426,6 +488,101 @@ def test_a_method_that_exits_stops_the_process_and_is_not_answered(
     assert server.network.reactor.is_stopped
     assert server.replies() == []
     assert len(logged_errors.claim()) == 1
+
+
+def test_a_drain_ends_although_lines_were_left_over_for_later_turns(
+    make_server: MakeServer,
+) -> None:
+    server = make_server({"add": add})
+    server.wire.write(b"".join(request(n) for n in range(1200)))
+    server.wire.deliver()
+    drained = server.factory.drain()
+    server.network.pump()
+    assert drained.called
+    replies = server.replies()
+    assert [reply["id"] for reply in replies] == list(range(1200))
+    assert replies[-1]["error"]["code"] == ErrorCode.SERVER_BUSY
+
+
+def test_nothing_runs_after_the_connection_was_closed(make_server: MakeServer) -> None:
+    ran: list[int] = []
+
+    @in_reactor
+    def run(n: int) -> None:
+        ran.append(n)
+        if n == 9:
+            current_call().connection.close()
+
+    server = make_server({"run": run})
+    server.send(b"".join(request(n, "run", [n]) for n in range(1600)))
+    assert ran == list(range(10))
+
+
+def test_a_drain_keeps_the_order_of_the_kn_sock_dialect(make_server: MakeServer) -> None:
+    waiting: Deferred[str] = Deferred()
+    server = make_server({"wait": in_reactor(lambda: waiting), "add": add})
+    server.send(b'{"method": "wait", "params": [], "kwargs": {}}\n')
+    server.factory.drain()
+    server.send(b'{"method": "add", "params": [1, 2], "kwargs": {}}\n')
+    waiting.callback("A")
+    server.network.pump()
+    first, second = server.replies()
+    assert first == {"result": "A"}
+    assert "stopping" in second["error"]
+
+
+def test_a_canceller_that_raises_strands_nothing(
+    make_server: MakeServer, logged_errors: Any
+) -> None:
+    def boom(_: Any) -> None:
+        raise ZeroDivisionError
+
+    server = make_server({"wait": in_reactor(lambda: Deferred(boom))})
+    server.send(request(1, "wait", []))
+    server.wire.loseConnection()
+    server.network.pump()
+    assert not server.factory.connections
+    assert server.factory.drain().called
+    assert len(logged_errors.claim()) == 1
+
+
+class Careless(RPCError):
+    def __init__(self) -> None:
+        pass
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("kind", [Careless, Unprintable])
+@pytest.mark.parametrize("where", ["reactor", "thread"])
+def test_a_strange_exception_is_answered_too(
+    make_server: MakeServer, kind: type[Exception], where: str
+) -> None:
+    def strange() -> None:
+        raise kind()
+
+    executor = ManualExecutor()
+    function = in_reactor(strange) if where == "reactor" else strange
+    server = make_server({"strange": function, "add": in_reactor(add)}, executor=executor)
+    server.wire.write(request(1, "strange", []) + request(2))
+    server.network.pump()
+    executor.run()
+    server.network.pump()
+    replies = {reply["id"]: reply for reply in server.replies()}
+    assert "error" in replies[1]
+    assert replies[2]["result"] == 3
+
+
+def test_a_notification_whose_error_has_no_text_does_no_harm(make_server: MakeServer) -> None:
+    def strange() -> None:
+        raise RPCError(-5, 7)  # type: ignore[arg-type]  # as a method might
+
+    server = make_server({"strange": strange, "add": add})
+    (reply,) = server.send(b'{"jsonrpc": "2.0", "method": "strange"}\n' + request(1))
+    assert reply["result"] == 3
 
 
 # --- the calling end against a peer that speaks bytes ---------------------------------------------

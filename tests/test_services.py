@@ -180,6 +180,23 @@ def test_cancelling_a_call_that_waits_drops_it(
     assert kept.is_there
 
 
+def test_cancelling_a_batch_that_waits_drops_it_whole(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    ran: list[int] = []
+    service = make_service()
+    batch = service.batch()
+    batch.call("run", 1)
+    batch.call("run", 2)
+    sending = batch.send()
+    sending.cancel()
+    Outcome(sending)
+    listen(network, {"run": ran.append})
+    network.reactor.advance(1)
+    network.pump()
+    assert ran == []
+
+
 def test_stopping_fails_what_waits_and_what_is_under_way(
     network: MemoryNetwork, make_service: MakeService
 ) -> None:
