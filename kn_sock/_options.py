@@ -39,8 +39,9 @@ class ServerOptions:
     Attributes:
         max_line_bytes: the longest line, in bytes, in either direction. A longer request is
             answered with -32007, a longer reply becomes the error -32008; the connection goes on.
-        max_pending: calls of one connection that may be under way at once; past it, no more is read
-            from that connection until one of them ends.
+        max_pending: calls of one connection that may be under way at once. As many again are read
+            and wait, so that a cancellation or the peer's goodbye behind them is heard; past those,
+            no more is read from that connection until a call ends.
         max_batch: members that a batch may have; a larger one is answered with -32010.
         threads: threads that run the functions which may block; 0 runs every function on the
             reactor.
