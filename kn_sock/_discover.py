@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from kn_sock.methods import Method, in_reactor, is_convertible
+from kn_sock._conversion import is_convertible
+from kn_sock.methods import Method, in_reactor
 
 
 def standard_methods(methods: Mapping[str, Method], version: str) -> dict[str, Method]:

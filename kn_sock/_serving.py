@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -21,9 +21,6 @@ from kn_sock._text import shown
 from kn_sock._workers import Job
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
 from kn_sock.methods import Method
-
-if TYPE_CHECKING:
-    from kn_sock.protocol import RPCProtocol
 
 log = Logger()
 
@@ -41,6 +38,22 @@ _DRAINING = RPCError(
 )
 
 
+class Connection(Protocol):
+    """What is asked of the connection whose calls are served."""
+
+    peer_text: str
+
+    @property
+    def awaits_replies(self) -> bool:
+        """Whether calls of our own wait for this peer's replies."""
+
+    def update_reading(self) -> None:
+        """Ask `Serving.wants_more` once more."""
+
+    def serving_is_idle(self) -> None:
+        """Take note that every call is answered."""
+
+
 class Serving:
     """Serves the calls of one connection.
 
@@ -53,7 +66,7 @@ class Serving:
 
     def __init__(
         self,
-        protocol: RPCProtocol,
+        protocol: Connection,
         session: Session[Any],
         put: Callable[[bytes], object],
         runner: Runner,

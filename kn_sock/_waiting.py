@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from kn_sock._options import MAX_PENDING
 from kn_sock._outgoing import PendingCall
-from kn_sock._session import Writer
+from kn_sock._writer import Writer
 from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.protocol import RPCProtocol
 

@@ -18,10 +18,10 @@ from kn_sock._discover import standard_methods
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._runner import Runner
-from kn_sock._session import Writer
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
 from kn_sock._waiting import WaitingChannel
+from kn_sock._writer import Writer
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods import Functions, MethodTable
 from kn_sock.protocol import RPCProtocol, Settings

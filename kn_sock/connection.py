@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
 from kn_sock._outgoing import PendingCall
-from kn_sock._session import Writer
 from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
+from kn_sock._writer import Writer
 from kn_sock.errors import CallCancelled
 
 __all__ = ["RPCConnection"]

@@ -42,9 +42,9 @@ from kn_sock._session import (
     Request,
     Session,
     Violation,
-    Writer,
 )
 from kn_sock._verbs import CallOptions
+from kn_sock._writer import Writer
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError
 

@@ -30,8 +30,9 @@ from kn_sock._codec import (
     encode_result,
     read_head,
 )
-from kn_sock._session import Answered, Failed, Request, Session, Writer
+from kn_sock._session import Answered, Failed, Request, Session
 from kn_sock._text import shown
+from kn_sock._writer import Writer
 from kn_sock.errors import InternalError, InvalidRequest, ParseError, RPCError
 
 pure = settings(derandomize=True, deadline=None)

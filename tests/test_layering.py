@@ -27,12 +27,14 @@ ARROWS: dict[str, set[str]] = {
     "_outbox": set(),
     "_deadlines": set(),
     "_codec": {"errors", "_framing", "_text"},
-    "_session": {"errors", "_framing", "_codec"},
+    "_writer": {"_codec"},
+    "_session": {"errors", "_framing", "_codec", "_writer"},
     "_verbs": {"_options"},
-    "methods": {"errors", "_text"},
-    "_discover": {"methods"},
+    "_conversion": set(),
+    "methods": {"errors", "_text", "_conversion"},
+    "_discover": {"methods", "_conversion"},
     "_outgoing": {"errors", "_session", "_outbox", "_deadlines"},
-    "connection": {"errors", "_session", "_verbs", "_outgoing"},
+    "connection": {"errors", "_writer", "_verbs", "_outgoing"},
     "_peer": set(),
     "_runner": {"errors", "methods", "_options", "_call", "_workers", "_outbox"},
     "_serving": {"errors", "_text", "_session", "methods", "_call", "_workers", "_runner"},
@@ -41,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
         "_framing",
         "_codec",
         "_session",
+        "_writer",
         "_options",
         "_verbs",
         "_outbox",
@@ -50,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
         "_serving",
         "connection",
     },
-    "_waiting": {"errors", "_options", "_session", "_outgoing", "protocol"},
+    "_waiting": {"errors", "_options", "_writer", "_outgoing", "protocol"},
     "_dial": {"errors", "_options", "protocol"},
     "server": {
         "_version",
@@ -69,7 +72,7 @@ ARROWS: dict[str, set[str]] = {
         "_verbs",
         "_outbox",
         "_runner",
-        "_session",
+        "_writer",
         "_waiting",
         "_dial",
         "_discover",
@@ -117,15 +120,8 @@ ARROWS: dict[str, set[str]] = {
 }
 
 PURE = [
-    "_text",
-    "errors",
-    "_framing",
-    "_codec",
-    "_session",
-    "methods",
-    "_verbs",
-    "_options",
-    "_discover",
+    *("_text", "errors", "_framing", "_codec", "_writer", "_session"),
+    *("_conversion", "methods", "_verbs", "_options", "_discover"),
 ]
 IMPURE = {
     "twisted",
@@ -178,7 +174,7 @@ def own_imports_of(module: str) -> set[str]:
 
 
 def test_finds_the_imports_of_a_module() -> None:
-    assert {"errors", "_framing", "_codec"} == own_imports_of("_session")
+    assert {"errors", "_framing", "_codec", "_writer"} == own_imports_of("_session")
     assert "json" in imports_of("_codec")
     assert "twisted.internet.reactor" in imports_of("server")
 
@@ -217,7 +213,14 @@ def users_of(package: str) -> set[str]:
 
 def test_only_the_codec_names_a_json_library() -> None:
     assert users_of("json") == {"_codec"}
-    assert users_of("msgspec") <= {"_codec", "_session", "methods", "_discover", "_call"}
+    assert users_of("msgspec") <= {
+        "_codec",
+        "_session",
+        "methods",
+        "_discover",
+        "_call",
+        "_conversion",
+    }
 
 
 def test_the_plugin_of_twistd_imports_nothing_of_ours() -> None:

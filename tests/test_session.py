@@ -23,8 +23,8 @@ from kn_sock._session import (
     Request,
     Session,
     Violation,
-    Writer,
 )
+from kn_sock._writer import Writer
 from kn_sock.errors import (
     ErrorCode,
     InternalError,

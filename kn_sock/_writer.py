@@ -1,0 +1,67 @@
+"""Calls to lines, with the ids that their replies are found by."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from kn_sock import _codec
+from kn_sock._codec import Dialect
+
+CANCEL_METHOD: Final = "$/cancelRequest"
+
+
+class Writer:
+    """Writes requests. Connections that follow one another share one.
+
+    Args:
+        dialect: how they are written.
+        ids: where the ids of calls come from: increasing integers from 1. As connections share
+            them, a late reply can never answer a newer call.
+
+    May be used on any thread, as nothing but the next id is taken here.
+    """
+
+    def __init__(self, dialect: Dialect = "2.0", ids: Iterator[int] | None = None) -> None:
+        self.dialect = dialect
+        self._ids = itertools.count(1) if ids is None else ids
+
+    def write_call(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[int, bytes]:
+        """Write a call; it is to be registered with `Session.expect` before it is sent.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        request_id = next(self._ids)
+        return request_id, _codec.encode_request(self.dialect, request_id, method, args, kwargs)
+
+    def write_notification(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> bytes:
+        """Write a notification.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
+        """
+        if self.dialect == "kn-sock":
+            raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
+        return _codec.encode_request(self.dialect, None, method, args, kwargs)
+
+    def write_batch(self, lines: Sequence[bytes]) -> bytes:
+        """Join calls and notifications, as written by the two methods above, into one batch.
+
+        Raises:
+            TypeError: the dialect has no batches.
+        """
+        if self.dialect != "2.0":
+            raise TypeError(f"the {self.dialect} dialect has no batches; use call()")
+        return b"[%b]\n" % b",".join([line[:-1] for line in lines])
+
+    def write_cancel(self, request_id: int) -> bytes | None:
+        """Write that a call is given up; ``None`` in a dialect that has no way to say it."""
+        if self.dialect != "2.0":
+            return None
+        return _codec.encode_request("2.0", None, CANCEL_METHOD, (), {"id": request_id})
