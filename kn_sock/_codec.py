@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -126,8 +127,13 @@ class NoMessageError(Exception):
         self.request_id = request_id
 
 
-def decode_unusual(line: Line | Raw) -> Message | list[Raw]:
+def decode_unusual(line: Line | Raw, most: int = sys.maxsize) -> Message | list[Raw]:
     """Read what `decode_message` refused, as a batch or a fractional id; or say what is wrong.
+
+    Args:
+        line: the line.
+        most: the most members of a batch that are of interest; where it has more, some of them may
+            be left out.
 
     Returns:
         A message, or the members of a batch, each still to be decoded.
@@ -143,7 +149,7 @@ def decode_unusual(line: Line | Raw) -> Message | list[Raw]:
         try:
             return _members.decode(line)
         except UNREADABLE:
-            return _members_of(bytes(line).decode("utf-8"))
+            return _members_of(bytes(line).decode("utf-8"), most)
     if not isinstance(value, dict):
         raise NoMessageError(InvalidRequest(f"a message is a JSON object, not {shown(value)}"))
     return _message_from(value, line)
@@ -175,18 +181,21 @@ def _reason(problem: BaseException) -> str:
 
 _scan = json.JSONDecoder().raw_decode
 
-_SPACE: Final = " \t\r\n"
+_BETWEEN_MEMBERS: Final = re.compile(r"[ \t\r\n,]*")
 
 
-def _members_of(text: str) -> list[Raw]:
-    """Cut an array, which is known to be one, into the texts of its members."""
-    members = []
-    text = text.strip(_SPACE)[1:-1].strip(_SPACE)
-    while text:
-        _, end = _scan(text)
-        members.append(Raw(text[:end].encode("utf-8")))
-        text = text[end:].lstrip(_SPACE).removeprefix(",").lstrip(_SPACE)
-    return members
+def _members_of(text: str, most: int) -> list[Raw]:
+    """Cut an array, which is known to be one, into the texts of its members, up to one too many."""
+    members: list[Raw] = []
+    index = text.index("[") + 1
+    while True:
+        space = _BETWEEN_MEMBERS.match(text, index)
+        index = space.end() if space is not None else index
+        if text[index] == "]" or len(members) > most:
+            return members
+        _, end = _scan(text, index)
+        members.append(Raw(text[index:end].encode("utf-8")))
+        index = end
 
 
 # The types that each member of a message may have, and how to say so.

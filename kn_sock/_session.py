@@ -230,7 +230,7 @@ class Session(Generic[P]):
 
     def _receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
         try:
-            found = _codec.decode_unusual(line)
+            found = _codec.decode_unusual(line, self._most_members)
         except NoMessageError as problem:
             head = _codec.read_head(bytes(line[:PREFIX_BYTES]))
             if (head.is_reply and self._pending) or (
@@ -247,16 +247,18 @@ class Session(Generic[P]):
             return self._receive_reply(found)
         return self._receive_request(found)
 
+    @property
+    def _most_members(self) -> int:
+        # The replies to a batch of ours may be more than we would take of requests.
+        return max(self._max_batch, len(self._pending))
+
     def _receive_batch(self, members: list[Raw]) -> Event[P] | list[Event[P]] | None:
         if not members:
             return _refusal("a batch has at least one member", UNSET)
-        if len(members) > max(self._max_batch, len(self._pending)):
-            text = (
-                f"the batch has {len(members):,} members, more than max_batch ({self._max_batch:,})"
-            )
-            return Refusal(
-                _codec.encode_error("2.0", None, RPCError(ErrorCode.BATCH_TOO_LARGE, text))
-            )
+        if len(members) > self._most_members:
+            text = f"the batch has more members than max_batch ({self._max_batch:,})"
+            error = RPCError(ErrorCode.BATCH_TOO_LARGE, text)
+            return Refusal(_codec.encode_error("2.0", None, error))
         reply = BatchReply(len(members), self._max_line_bytes)
         events: list[Event[P]] = []
         for member in members:

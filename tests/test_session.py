@@ -853,6 +853,14 @@ def test_a_batch_of_errors_stays_within_the_longest_line(batch: list[Any]) -> No
     assert json.loads(written)
 
 
+def test_a_batch_of_very_many_members_is_refused_in_one_go() -> None:
+    for first in (b"1", b'"\\ud800"'):
+        line = b"[" + first + b",1" * 500_000 + b"]"
+        event = Session[Any]().receive(line)
+        assert isinstance(event, Refusal)
+        assert without_text(json.loads(event.line)) == failure(None, -32010)
+
+
 # --- lines that are too long ----------------------------------------------------------------------
 
 
