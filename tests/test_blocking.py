@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread
 
 from kn_sock import (
@@ -346,6 +347,17 @@ def test_the_server_calls_functions_of_the_client() -> None:
     server = Served({"greet": greet})
     with RPCClient("127.0.0.1", server.port, funcs={"name": lambda: "Ada"}) as client:
         assert client.call("greet") == "hello Ada"
+    server.stop()
+
+
+def test_a_method_sleeps_on_the_reactor_of_its_call() -> None:
+    async def sleeps() -> str:
+        await deferLater(current_call().reactor, 0.01)
+        return "slept"
+
+    server = Served({"sleeps": sleeps})
+    with RPCClient("127.0.0.1", server.port, timeout=PATIENCE) as client:
+        assert client.call("sleeps") == "slept"
     server.stop()
 
 
