@@ -213,7 +213,7 @@ class Serving:
         call: Call = job.owner
         if job.error is None and type(job.result) not in _PLAIN and _is_awaitable(job.result):
             if not isinstance(job.result, Deferred):
-                self._answer_later(call, job.result)
+                self._go_on_here(call, job.result)
                 return
             job.result.addErrback(lambda _: None)
             text = (
@@ -223,6 +223,15 @@ class Serving:
             log.error("{text}", text=text)
             job.error = InternalError(text)
         self._end_call(call, job.result, job.error)
+
+    def _go_on_here(self, call: Call, awaitable: Any) -> None:
+        """Run what a function in a thread gave back to be awaited, unless nobody waits any more."""
+        if not call.cancelled:
+            self._answer_later(call, awaitable)
+            return
+        if isinstance(awaitable, types.CoroutineType):
+            awaitable.close()
+        self._end_call(call, None, CANCELLED)
 
     def _end_call(self, call: Call, result: Any, error: BaseException | None) -> None:
         """Answer a call that was under way, and go on with what waited for it."""

@@ -357,6 +357,29 @@ def test_a_coroutine_from_a_plain_function_is_run_on_the_reactor(make_pair: Make
     assert value_of(call) == "later"
 
 
+def test_a_coroutine_from_a_thread_is_not_begun_when_the_call_was_cancelled(
+    make_pair: MakePair,
+) -> None:
+    began: list[int] = []
+
+    async def later() -> None:
+        began.append(1)
+
+    def returns_later() -> Any:
+        calling.cancel()
+        pair.pump()
+        return later()
+
+    executor = ManualExecutor()
+    pair = make_pair({"later": returns_later}, executor=executor)
+    calling = pair.client.call("later")
+    pair.pump()
+    executor.run()
+    pair.pump()
+    assert isinstance(failure_of(calling), CallCancelled)
+    assert began == []
+
+
 def test_a_deferred_from_a_worker_thread_names_the_decorator(
     make_pair: MakePair, logged_errors: Any
 ) -> None:
