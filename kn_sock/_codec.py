@@ -155,6 +155,10 @@ def decode_unusual(line: Line | Raw, most: int = sys.maxsize) -> Message | list[
     return _message_from(value, line)
 
 
+# What a number beyond the range of a double has to hold; json would take it for infinity.
+_HUGE_NUMBER: Final = re.compile(rb"[eE]\+?\d{3}|\d{309}")
+
+
 def _decode_any(line: Line | Raw) -> Any:
     try:
         return _anything.decode(line)
@@ -163,7 +167,9 @@ def _decode_any(line: Line | Raw) -> Any:
         if b"\\u" not in data:
             raise
         # msgspec refuses an escaped lone surrogate, which other JSON libraries read and write.
-        return json.loads(data.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
+        may_be_infinite = _HUGE_NUMBER.search(data) is not None
+        parse_float = _finite if may_be_infinite else None
+        return json.loads(data.decode("utf-8"), parse_float=parse_float, parse_constant=_finite)
 
 
 def _finite(text: str) -> float:

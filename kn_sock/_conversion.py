@@ -7,7 +7,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -29,9 +29,16 @@ def converter_of(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
     if annotation in _PLAIN_TYPES:
         return functools.partial(_convert_plain, annotation)
     convert = functools.partial(msgspec.convert, type=annotation, str_keys=True)
-    if _holds_dataclass(msgspec.inspect.type_info(annotation), set()):
-        return lambda value: _completed(convert(value))
-    return convert
+    complete = _completer_of(msgspec.inspect.type_info(annotation), {})
+    if complete is None:
+        return convert
+
+    def convert_and_complete(value: Any) -> Any:
+        converted = convert(value)
+        complete(converted)
+        return converted
+
+    return convert_and_complete
 
 
 def _convert_plain(kind: type, value: Any) -> Any:
@@ -53,27 +60,58 @@ def _holds_dataclass(info: Any, seen: set[Any]) -> bool:
     return any(_holds_dataclass(one, seen) for one in (*inner, *_parts_of(info)))
 
 
-def _completed(value: Any) -> Any:
-    """Give dataclasses their own copy of the defaults that were not in the message.
+# What gives dataclasses their own copy of the defaults that were not in the message: msgspec leaves
+# them to the class, and then leaves them out when it encodes the object.
+Completer: TypeAlias = Callable[[Any], object]
 
-    msgspec leaves them to the class, and then leaves them out when it encodes the object.
+
+def _completer_of(info: Any, known: dict[Any, Completer]) -> Completer | None:
+    """Build what completes values of a type; ``None`` where there is nothing to complete.
+
+    It looks at nothing but what may hold a dataclass: a long list of numbers is not walked.
     """
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            own = getattr(value, field.name)
-            if field.name not in getattr(value, "__dict__", (field.name,)):
-                object.__setattr__(value, field.name, own)
-            _completed(own)
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            _completed(getattr(value, name))
-    elif isinstance(value, dict):
-        for one in value.values():
-            _completed(one)
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    if not _holds_dataclass(info, set()):
+        return None
+    if hasattr(info, "fields"):
+        return _completer_of_fields(info, known)
+    parts = [part for one in _parts_of(info) if (part := _completer_of(one, known)) is not None]
+
+    def complete(value: Any) -> None:
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, (list, tuple, set, frozenset)):
+            # One of a union's.
+            value = (value,)
         for one in value:
-            _completed(one)
-    return value
+            for part in parts:
+                part(one)
+
+    return complete
+
+
+def _completer_of_fields(info: Any, known: dict[Any, Completer]) -> Completer:
+    if info.cls in known:
+        return known[info.cls]
+    fields: list[tuple[str, Completer]] = []
+
+    def complete(value: Any) -> None:
+        if not isinstance(value, info.cls):
+            return
+        if dataclasses.is_dataclass(value):
+            own = getattr(value, "__dict__", None)
+            for field in dataclasses.fields(value) if own is not None else ():
+                if own is not None and field.name not in own:
+                    object.__setattr__(value, field.name, getattr(value, field.name))
+        for name, part in fields:
+            part(getattr(value, name))
+
+    # Known before its fields are looked at: a type may hold itself.
+    known[info.cls] = complete
+    for field in info.fields:
+        part = _completer_of(field.type, known)
+        if part is not None:
+            fields.append((field.name, part))
+    return complete
 
 
 def is_convertible(annotation: Any) -> bool:

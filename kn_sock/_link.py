@@ -46,20 +46,26 @@ class CallFuture(Future[Any]):
 
     def __init__(self, give_up: Callable[[], object]) -> None:
         super().__init__()
-        self._give_up = give_up
-        self._cancelling = threading.Lock()
+        self._give_up: Callable[[], object] | None = give_up
+        self._claiming = threading.Lock()
 
     def cancel(self) -> bool:
         """Cancel the call, unless its outcome is there."""
-        with self._cancelling:
-            if self.cancelled():
-                return True
-            if not super().cancel():
-                return False
+        # No lock is held here: what was added by add_done_callback() runs now.
+        if not super().cancel():
+            return False
+        give_up = self.release()
+        if give_up is not None:
             # Whoever waits for several futures at once is told of this one.
             self.set_running_or_notify_cancel()
-        self._give_up()
+            give_up()
         return True
+
+    def release(self) -> Callable[[], object] | None:
+        """Let go of what cancels the call; give it to the first who asks."""
+        with self._claiming:
+            give_up, self._give_up = self._give_up, None
+        return give_up
 
 
 class FutureCall(PendingCall):
@@ -75,10 +81,12 @@ class FutureCall(PendingCall):
     def succeed(self, result: Any) -> None:
         with contextlib.suppress(InvalidStateError):
             self.future.set_result(result)
+            self.future.release()
 
     def fail(self, error: BaseException) -> None:
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
+            self.future.release()
 
 
 class Handle:

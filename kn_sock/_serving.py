@@ -80,7 +80,7 @@ class Serving:
         self._running: dict[Call, None] = {}
         self._by_id: dict[Any, Call] = {}
         # Read from the wire, and not begun: past max_pending, or while the peer does not read.
-        self._held: deque[Request] = deque()
+        self._held: deque[Request | Refusal] = deque()
         # kn-sock 0.3 sends no ids: one call at a time, in order.
         self._in_order: deque[Request | Refusal] = deque()
         self._ordered: Request | None = None
@@ -100,19 +100,34 @@ class Serving:
         if self._is_stalled or self._is_draining:
             self._hold_or_refuse(request)
         elif request.dialect == "kn-sock":
-            self._in_order.append(request)
-            self._run_in_order()
+            self._begin(request)
             self._check_capacity()
         else:
             self._run(request)
 
     def receive_refusal(self, refusal: Refusal) -> None:
         """Answer what was no request, at once or in its turn."""
-        if refusal.in_order:
-            self._in_order.append(refusal)
-            self._run_in_order()
+        if self._is_over:
+            return
+        if not self._peer_reads or (refusal.in_order and self._is_stalled):
+            self._held.append(refusal)
+            self._protocol.update_reading()
         else:
-            self._put(refusal.line)
+            self._begin(refusal)
+            if refusal.in_order:
+                self._check_capacity()
+
+    def _begin(self, item: Request | Refusal) -> None:
+        """Run a request, or send a refusal; those without ids each in their turn."""
+        if isinstance(item, Refusal):
+            if not item.in_order:
+                self._put(item.line)
+                return
+        elif item.dialect != "kn-sock":
+            self._run(item)
+            return
+        self._in_order.append(item)
+        self._run_in_order()
 
     def _hold_or_refuse(self, request: Request) -> None:
         if self._is_draining:
@@ -141,10 +156,11 @@ class Serving:
         if call is not None:
             self._cancel(call)
             return
-        for request in self._held:
-            if request.expects_reply and id_key(request.id) == key:
-                self._held.remove(request)
-                self._refuse(request, CANCELLED)
+        for held in self._held:
+            if isinstance(held, Request) and held.expects_reply and id_key(held.id) == key:
+                self._held.remove(held)
+                self._refuse(held, CANCELLED)
+                self._check_capacity()
                 return
 
     def _cancel(self, call: Call) -> None:
@@ -326,8 +342,11 @@ class Serving:
     def set_peer_reads(self, reads: bool) -> None:
         """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
         self._peer_reads = reads
-        self._proceed()
-        self._protocol.update_reading()
+        if reads:
+            self._proceed()
+        else:
+            # In the middle of a write: nothing may be begun, or closed, from here.
+            self._check_capacity()
 
     @property
     def _is_full(self) -> bool:
@@ -352,12 +371,7 @@ class Serving:
             return
         self._run_in_order()
         while self._held and not self._is_full:
-            request = self._held.popleft()
-            if request.dialect == "kn-sock":
-                self._in_order.append(request)
-                self._run_in_order()
-            else:
-                self._run(request)
+            self._begin(self._held.popleft())
         self._check_capacity()
         if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()

@@ -386,9 +386,10 @@ class RPCProtocol(LineReceiver):
         return self._when_closed()
 
     def _begin_close(self, reason: str) -> None:
-        self._settings.turn.flush()
+        # First, as what is written now may report back.
         self._state = State.CLOSING
         self._reason = reason
+        self._settings.turn.flush()
         self._drop_backlog()
         self._serving.end()
         self._outgoing.end(reason, None)

@@ -263,6 +263,8 @@ def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStream
     try:
         return cast(IStreamServerEndpoint, serverFromString(reactor, description))
     except Exception as problem:
+        if kind == "ssl" and isinstance(problem, (NameError, ImportError)):
+            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
         raise ValueError(f"{endpoint!r} is no server endpoint: {problem}") from problem
 
 
