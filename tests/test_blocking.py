@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -272,6 +273,29 @@ def test_waiting_for_several_futures_hears_of_a_cancelled_one(
     assert future.cancel()
     done, not_done = concurrent.futures.wait([future], timeout=PATIENCE)
     assert (done, not_done) == ({future}, set())
+
+
+def test_the_first_future_that_is_done_may_cancel_the_others(client: RPCClient, gate: Gate) -> None:
+    futures = [client.submit("wait") for _ in range(3)]
+    for future in futures:
+        future.add_done_callback(lambda _: [each.cancel() for each in futures])
+    assert futures[0].cancel()
+    assert all(future.cancelled() for future in futures)
+    assert client.call("add", 1, 2) == 3
+
+
+def test_a_finished_future_lets_its_client_go(served: Served) -> None:
+    client = RPCClient("127.0.0.1", served.port)
+    handle = weakref.ref(client._handle)
+    future = client.submit("radd", 1, 2)
+    assert future.result(PATIENCE) == 3
+    client.call("rpc.ping")
+    gc.disable()
+    try:
+        del client
+        assert handle() is None
+    finally:
+        gc.enable()
 
 
 def test_arguments_are_taken_as_they_are_when_the_call_is_made(client: RPCClient) -> None:

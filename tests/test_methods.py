@@ -749,3 +749,20 @@ def test_marks_survive_beside_other_decorators() -> None:
 
 def test_a_bound_method_can_be_marked() -> None:
     assert Method("f", in_reactor(Calculator().scale)).on_reactor
+
+
+@dataclasses.dataclass
+class Branch:
+    inner: Branch | None = None
+    points: list[Point] = dataclasses.field(default_factory=list)
+    name: str = "twig"
+
+
+def test_a_type_that_holds_itself_is_completed_throughout() -> None:
+    def grow(branch: Branch) -> None: ...
+
+    value = {"inner": {"points": [{"x": 1}]}}
+    (branch,), _ = Method("grow", grow).bind([value], UNSET)
+    written = json.loads(encode_result("2.0", 1, branch))["result"]
+    assert written["name"] == written["inner"]["name"] == "twig"
+    assert written["inner"]["points"] == [{"x": 1, "y": 0.5}]

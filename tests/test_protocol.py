@@ -363,6 +363,48 @@ def test_big_replies_to_one_read_are_made_no_faster_than_the_peer_reads(
     assert len(server.replies()) == 100
 
 
+def test_refusals_in_the_kn_sock_dialect_keep_their_turn_and_count(
+    make_server: MakeServer,
+) -> None:
+    executor = ManualExecutor()
+    server = make_server({"echo": lambda n: n}, executor=executor, max_pending=2)
+    good = [b'{"method": "echo", "params": [%d], "kwargs": {}}\n' % n for n in range(5)]
+    bad = b'{"method": 5}\n'
+    server.send(b"".join(good[:4]) + bad * 10 + good[4])
+    assert server.wire.peer.is_paused
+    while executor.run():
+        server.network.pump()
+    replies = server.replies()
+    assert [reply.get("result") for reply in replies] == [0, 1, 2, 3, *[None] * 10, 4]
+    assert all("method must be a string" in reply["error"] for reply in replies[4:14])
+
+
+def test_garbage_of_a_peer_that_does_not_read_is_not_answered_without_end(
+    make_server: MakeServer,
+) -> None:
+    @in_reactor
+    async def ask() -> Any:
+        return await current_call().connection.with_options(timeout=None).call("never")
+
+    server = make_server({"ask": ask}, max_pending=50)
+    server.send(request(1, "ask", []))
+    far = server.wire.peer
+    far.is_held = True
+    for _ in range(50):
+        server.send(b"x\n" * 400)
+    assert far.is_paused
+    assert len(far.written) < 200_000
+
+
+def test_reading_goes_on_when_a_held_call_was_cancelled(make_server: MakeServer) -> None:
+    server = make_server({"wait": in_reactor(Deferred)}, max_pending=1)
+    cancel = b'{"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": %d}}\n'
+    (held,) = server.send(request(1, "wait", []) + request(2, "wait", []) + cancel % 2)
+    assert held["id"] == 2
+    replies = server.send(cancel % 1 + request(3, "rpc.ping", []))
+    assert [reply["id"] for reply in replies] == [1, 3]
+
+
 # --- cancelling -----------------------------------------------------------------------------------
 
 
@@ -529,6 +571,25 @@ def test_a_drain_keeps_the_order_of_the_kn_sock_dialect(make_server: MakeServer)
     first, second = server.replies()
     assert first == {"result": "A"}
     assert "stopping" in second["error"]
+
+
+def test_a_full_buffer_during_a_drain_does_not_cut_off_the_answer(
+    make_server: MakeServer,
+) -> None:
+    waiting: Deferred[str] = Deferred()
+
+    @in_reactor
+    def talk() -> str:
+        current_call().connection.notify("news", "x" * 300_000)
+        return "done"
+
+    server = make_server({"wait": in_reactor(lambda: waiting), "talk": talk}, max_pending=1)
+    server.send(request(1, "wait", []) + request(2, "talk", []))
+    drained = server.factory.drain()
+    waiting.callback("first")
+    server.network.pump()
+    assert [reply.get("result") for reply in server.replies() if "id" in reply] == ["first", "done"]
+    assert drained.called
 
 
 def test_a_canceller_that_raises_strands_nothing(
