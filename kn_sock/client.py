@@ -187,3 +187,7 @@ class RPCClientService(Service, DeferredVerbs):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return self._channel.close()
+
+    def close(self) -> Deferred[None]:
+        """Stop the service, as `RPCConnection.close` closes a connection. Idempotent."""
+        return self.stopService()

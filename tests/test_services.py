@@ -212,6 +212,17 @@ def test_stopping_fails_what_waits_and_what_is_under_way(
     assert isinstance(after.value, ConnectionLost)
 
 
+def test_closing_a_service_stops_it(network: MemoryNetwork, make_service: MakeService) -> None:
+    listen(network, {"add": add})
+    service = make_service()
+    network.pump()
+    closed = [Outcome(service.close()), Outcome(service.close())]
+    network.pump()
+    assert all(outcome.is_there for outcome in closed)
+    assert not service.running
+    assert isinstance(Outcome(service.call("add", 1, 2)).value, ConnectionLost)
+
+
 def test_a_service_can_be_started_again(network: MemoryNetwork, make_service: MakeService) -> None:
     listen(network, {"add": add})
     service = make_service()
