@@ -64,7 +64,7 @@ class ClientFactory(Factory):
     ) -> None:
         if dialect not in DIALECTS:
             raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
-        methods = MethodTable(funcs) if funcs is not None else MethodTable()
+        methods = MethodTable(funcs)
         turn = turn or Turn(reactor)
         self._runner = Runner(
             {**methods, **standard_methods(methods, __version__)},

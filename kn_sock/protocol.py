@@ -172,17 +172,20 @@ class RPCProtocol(LineReceiver):
         turn = self._settings.turn
         turn.hold()
         try:
-            for line in lines:
-                if self._state is not State.OPEN:
-                    break
-                if type(line) is OverlongLine:
-                    self._act_on(self._session.receive_overlong(line))
-                else:
-                    self.lineReceived(line)  # type: ignore[arg-type]  # an OverlongLine went above
+            self._handle(lines)
         finally:
             turn.release()
         if self._serving.tells_when_idle:
             self._close_when_answered()
+
+    def _handle(self, lines: list[Line | OverlongLine]) -> None:
+        for line in lines:
+            if self._state is not State.OPEN:
+                break
+            if type(line) is OverlongLine:
+                self._act_on(self._session.receive_overlong(line))
+            else:
+                self.lineReceived(line)  # type: ignore[arg-type]  # an OverlongLine went above
 
     def _go_on(self) -> None:
         self._backlog_timer = None
@@ -224,6 +227,7 @@ class RPCProtocol(LineReceiver):
 
     def readConnectionLost(self) -> None:
         """The peer has sent all that it will: answer what it asked, then close."""
+        self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
             error = ParseError("the last line has no newline at its end; nothing in it was run")
             self._outbox.put(_codec.encode_error("2.0", None, error))
@@ -237,11 +241,14 @@ class RPCProtocol(LineReceiver):
     @override
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008
         was_made = self._state is not State.NEW
+        was_open = self._state is State.OPEN
         self._state = State.LOST
-        self._drop_backlog()
+        left_over = self._take_backlog()
         if self._close_timer is not None:
             self._close_timer.cancel()
             self._close_timer = None
+        if was_open:
+            self._settle_from(left_over)
         if was_made:
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
@@ -251,11 +258,26 @@ class RPCProtocol(LineReceiver):
         for waiter in waiters:
             waiter.callback(None)
 
-    def _drop_backlog(self) -> None:
-        self._backlog = []
+    def _settle_from(self, lines: list[Line | OverlongLine]) -> None:
+        """End our own calls whose replies are among these lines; nothing else counts now."""
+        for line in lines:
+            if isinstance(line, OverlongLine):
+                event: Any = self._session.receive_overlong(line)
+            else:
+                event = self._session.receive(line)
+            for one in event if isinstance(event, list) else (event,):
+                if isinstance(one, Answered):
+                    one.pending.succeed(one.result)
+                elif isinstance(one, Failed):
+                    one.pending.fail(one.error)
+
+    def _take_backlog(self) -> list[Line | OverlongLine]:
+        """Give what was read and left for later turns, which then do not come."""
+        lines, self._backlog = self._backlog, []
         if self._backlog_timer is not None:
             self._backlog_timer.cancel()
             self._backlog_timer = None
+        return lines
 
     # --- how much is read and written -------------------------------------------------------------
 
@@ -390,7 +412,7 @@ class RPCProtocol(LineReceiver):
         self._state = State.CLOSING
         self._reason = reason
         self._settings.turn.flush()
-        self._drop_backlog()
+        self._take_backlog()
         self._serving.end()
         self._outgoing.end(reason, None)
         # A peer that never reads would hold up the close for ever.
@@ -413,7 +435,7 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
-        self._drop_backlog()
+        self._take_backlog()
         self._serving.end()
         self.transport.abortConnection()
 

@@ -779,13 +779,8 @@ print(client.call("add", 5, 6), flush=True)
     assert done.returncode == 0
 
 
-def test_ctrl_c_drains_and_returns(tmp_path: Path) -> None:
-    script = tmp_path / "server.py"
-    script.write_text(
-        "from kn_sock import start_rpc_server\n"
-        "start_rpc_server(0, {'add': lambda a, b: a + b}, on_ready=lambda *a: print(*a))\n"
-        "print('returned')\n"
-    )
+def started(script: Path) -> tuple[subprocess.Popen[str], str, int]:
+    """Start a script that serves; give it, and the address that it prints."""
     server = subprocess.Popen(
         [sys.executable, str(script)],
         env=script_environment(),
@@ -796,7 +791,19 @@ def test_ctrl_c_drains_and_returns(tmp_path: Path) -> None:
     )
     assert server.stdout is not None
     host, port = server.stdout.readline().split()
-    with RPCClient(host, int(port)) as client:
+    return server, host, int(port)
+
+
+def test_ctrl_c_drains_and_returns(tmp_path: Path) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(
+        "from kn_sock import start_rpc_server\n"
+        "start_rpc_server(0, {'add': lambda a, b: a + b}, on_ready=lambda *a: print(*a))\n"
+        "print('returned')\n"
+    )
+    server, host, port = started(script)
+    assert server.stdout is not None
+    with RPCClient(host, port) as client:
         assert client.call("add", 1, 2) == 3
         server.send_signal(signal.SIGINT)
         output, errors = server.communicate(timeout=PATIENCE)
@@ -814,17 +821,9 @@ def test_ctrl_c_twice_does_not_wait_for_what_is_under_way(tmp_path: Path) -> Non
         "start_rpc_server(0, {'block': block}, on_ready=lambda *a: print(*a), drain_timeout=None)\n"
         "print('returned')\n"
     )
-    server = subprocess.Popen(
-        [sys.executable, str(script)],
-        env=script_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    server, host, port = started(script)
     assert server.stdout is not None
-    host, port = server.stdout.readline().split()
-    with RPCClient(host, int(port)) as client:
+    with RPCClient(host, port) as client:
         blocked = client.submit("block")
         assert server.stdout.readline() == "entered\n"
         server.send_signal(signal.SIGINT)

@@ -670,6 +670,31 @@ def test_loss_fails_every_call_in_order_and_says_which_was_written(
     assert failed == [(0, True), (1, True), (2, True), (3, False)]
 
 
+def test_replies_that_were_read_before_the_loss_are_not_lost(make_pair: MakePair) -> None:
+    pair = make_pair({"add": add}, max_pending=5000)
+    calls = [pair.client.call("add", n, 0) for n in range(1200)]
+    far = pair.wire.peer
+    far.is_held = True
+    pair.pump()
+    far.is_held = False
+    assert far.deliver()
+    pair.wire.lose(ConnectionResetError("cut"))
+    assert [value_of(call) for call in calls] == list(range(1200))
+
+
+def test_replies_before_the_peers_last_word_are_not_lost(make_pair: MakePair) -> None:
+    pair = make_pair({"add": add}, max_pending=5000)
+    calls = [pair.client.call("add", n, 0) for n in range(1200)]
+    far = pair.wire.peer
+    far.is_held = True
+    pair.pump()
+    far.is_held = False
+    assert far.deliver()
+    pair.wire.protocol.readConnectionLost()
+    pair.pump()
+    assert [value_of(call) for call in calls] == list(range(1200))
+
+
 def test_a_call_after_the_loss_fails_at_once(make_pair: MakePair) -> None:
     pair = make_pair({"add": add})
     pair.wire.lose(ConnectionResetError("cut"))
