@@ -1,0 +1,91 @@
+"""Install the programs that kn_sock is tried against, below one directory.
+
+    python tests/interop/install.py [DIRECTORY]      (default: .peers in the checkout)
+
+What comes from PyPI goes into a virtual environment of its own, what comes from npm beside it; the
+programs in Go and C++ are built where their compilers and libraries are found (Debian's golang-go,
+g++, libjsonrpccpp-dev and libjsonrpccpp-tools). Tests whose programs are missing are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_DIRECTORY = HERE.parent.parent / ".peers"
+
+
+class NotHere(Exception):
+    """Something that an installation needs is not on this machine."""
+
+
+def needs(program: str, package: str) -> str:
+    """Give the path of a program.
+
+    Raises:
+        NotHere: it is not there; *package* says what would bring it.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise NotHere(f"there is no {program} (Debian: {package})")
+    return found
+
+
+def run(*command: str | Path, **variables: str) -> None:
+    """Run a command, its output to ours."""
+    subprocess.run(command, check=True, env={**os.environ, **variables})
+
+
+def install_python(directory: Path) -> None:
+    """Install what is on PyPI."""
+    environment = directory / "venv"
+    venv.create(environment, with_pip=True)
+    pip = environment / "bin" / "pip"
+    run(pip, "install", "-q", "--disable-pip-version-check", "-r", HERE / "requirements.txt")
+    # Alone: what it depends on is for the parts that are not tried.
+    old = ["--no-deps", "--target", str(directory / "kn-sock-0.3"), "kn-sock==0.3.0"]
+    run(pip, "install", "-q", "--disable-pip-version-check", "--upgrade", *old)
+
+
+def install_node(directory: Path) -> None:
+    """Install what is on npm."""
+    npm = needs("npm", "npm")
+    shutil.copy(HERE / "package.json", directory)
+    run(npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory)
+
+
+def build_go(directory: Path) -> None:
+    """Build the programs in Go; they need its standard library alone."""
+    go = needs("go", "golang-go")
+    for source in sorted((HERE / "programs").glob("*.go")):
+        target = directory / "bin" / f"go-{source.stem}"
+        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="")
+
+
+STEPS: dict[str, Callable[[Path], None]] = {
+    "PyPI": install_python,
+    "npm": install_node,
+    "Go": build_go,
+}
+
+
+def main(directory: Path) -> None:
+    """Take every step that can be taken here."""
+    (directory / "bin").mkdir(parents=True, exist_ok=True)
+    for name, step in STEPS.items():
+        try:
+            step(directory)
+        except NotHere as problem:
+            print(f"{name}: left out, {problem}")
+        else:
+            print(f"{name}: installed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else DEFAULT_DIRECTORY)
