@@ -32,6 +32,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock.client import connect
@@ -63,6 +64,21 @@ class MemoryReactor(Clock):
         super().__init__()
         #: Whether something asked for the end of the process.
         self.is_stopped = False
+
+    @override
+    def advance(self, amount: float) -> None:
+        """Let time pass, and make what is due by now happen.
+
+        One turn, as a reactor takes it: what is asked for in it happens in the next, even when it
+        is due at once.
+        """
+        self.rightNow += amount
+        due = [call for call in self.calls if call.getTime() <= self.rightNow]
+        for call in sorted(due, key=lambda call: call.getTime()):
+            if call.active():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
 
     def callFromThread(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Call a function at the next `MemoryNetwork.pump` or ``advance``. Any thread."""
@@ -157,7 +173,7 @@ class MemoryTransport:
         self._written.clear()
         self.lose(ConnectionAborted())
 
-    def end_writing(self) -> None:
+    def loseWriteConnection(self) -> None:
         """Shut down the writing side alone, as ``nc -N`` does at the end of its input."""
         self._ends_writing = True
 

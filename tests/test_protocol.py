@@ -188,7 +188,7 @@ def test_a_peer_that_sends_no_more_still_gets_its_replies(make_server: MakeServe
     waiting: Deferred[str] = Deferred()
     server = make_server({"wait": in_reactor(lambda: waiting)})
     server.wire.write(request(1, "wait", []))
-    server.wire.end_writing()
+    server.wire.loseWriteConnection()
     server.network.pump()
     assert not server.peer.is_closed
     waiting.callback("done")
@@ -201,7 +201,7 @@ def test_a_last_line_without_its_newline_is_not_run(make_server: MakeServer) -> 
     ran: list[int] = []
     server = make_server({"run": lambda: ran.append(1)})
     server.wire.write(request(1, "run", [])[:-1])
-    server.wire.end_writing()
+    server.wire.loseWriteConnection()
     server.network.pump()
     (reply,) = server.replies()
     assert reply["error"]["code"] == ErrorCode.PARSE_ERROR
@@ -213,7 +213,7 @@ def test_a_last_line_without_its_newline_is_not_run(make_server: MakeServer) -> 
 def test_a_half_close_right_after_many_lines_loses_none(make_server: MakeServer) -> None:
     server = make_server({"add": add})
     server.wire.write(b"".join(request(n) for n in range(3000)))
-    server.wire.end_writing()
+    server.wire.loseWriteConnection()
     server.network.pump()
     assert len(server.replies()) == 3000
     assert server.peer.is_closed
@@ -731,7 +731,7 @@ def test_a_server_of_kn_sock_03_is_recognised_and_named(caller: Caller) -> None:
 
 def test_a_server_that_closes_its_half_fails_what_waits(caller: Caller) -> None:
     caller.call("slow")
-    caller.peer.transport.end_writing()  # type: ignore[union-attr]
+    caller.peer.transport.loseWriteConnection()  # type: ignore[union-attr]
     caller.network.pump()
     assert isinstance(caller.outcomes["slow"], ConnectionLost)
     assert caller.peer.is_closed
