@@ -111,7 +111,7 @@ class Report:
             for line in exchange.sent.splitlines() or [b"(nothing)"]:
                 print(f"    sent      {shown(line)}")
             for pattern in exchange.expected:
-                print(f"    expected  {shown(json.dumps(pattern, default=str).encode())}")
+                print(f"    expected  {shown(json.dumps(pattern, default=float).encode())}")
         for line in finding.received:
             print(f"    received  {shown(line)}")
 
