@@ -109,18 +109,23 @@ class Serving:
         """Answer what was no request, at once or in its turn."""
         if self._is_over:
             return
-        if not self._peer_reads or (refusal.in_order and self._is_stalled):
+        in_order = self._has_its_turn(refusal)
+        if not self._peer_reads or (in_order and self._is_stalled):
             self._held.append(refusal)
             self._protocol.update_reading()
         else:
             self._begin(refusal)
-            if refusal.in_order:
+            if in_order:
                 self._check_capacity()
+
+    def _has_its_turn(self, refusal: Refusal) -> bool:
+        # Replies without ids are told apart by their order alone, so nothing may overtake them.
+        return refusal.in_order or self._ordered is not None or bool(self._in_order)
 
     def _begin(self, item: Request | Refusal) -> None:
         """Run a request, or send a refusal; those without ids each in their turn."""
         if isinstance(item, Refusal):
-            if not item.in_order:
+            if not self._has_its_turn(item):
                 self._put(item.line)
                 return
         elif item.dialect != "kn-sock":

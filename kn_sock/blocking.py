@@ -25,6 +25,7 @@ from kn_sock._reactor_thread import ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
+from kn_sock.errors import ConnectionLost
 from kn_sock.methods import Functions
 from kn_sock.server import LISTEN_BACKLOG, RPCServerService
 
@@ -303,13 +304,21 @@ def start_rpc_server(
     except KeyboardInterrupt:
         pass
     finally:
-        try:
-            thread.call(service.stopService)
-        except KeyboardInterrupt:
-            # Asked twice: what is under way is not waited for.
-            thread.call(service.factory.abort)
+        _stop(service, thread)
     if exits:
         raise exits[0]
+
+
+def _stop(service: RPCServerService, thread: ReactorThread) -> None:
+    try:
+        thread.call(service.stopService)
+    except KeyboardInterrupt:
+        # Asked twice: what is under way is not waited for.
+        thread.call(service.factory.abort)
+    except ConnectionLost:
+        # With the interpreter everything ends, and a daemon thread has nobody to tell.
+        if not thread.is_ending:
+            raise
 
 
 def _wait_for_either(
@@ -317,5 +326,5 @@ def _wait_for_either(
 ) -> None:
     waited = ends if shutdown_event is None else shutdown_event
     seconds = 1.0 if shutdown_event is None else _EVENT_SECONDS
-    while not waited.wait(seconds) and not ends.is_set():
-        thread.check()
+    while not waited.wait(seconds) and not ends.is_set() and thread.is_alive:
+        pass

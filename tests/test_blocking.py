@@ -705,6 +705,17 @@ def test_the_interpreter_ends_with_a_call_under_way(run_script: RunScript) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
+@pytest.mark.parametrize("last", ["", "shutdown.set()", "client.close()\nshutdown.set()"])
+def test_a_server_that_is_stopped_with_the_interpreter_prints_nothing(
+    run_script: RunScript, last: str
+) -> None:
+    served = SERVE_IN_DAEMON_THREAD.replace(
+        '"on_ready": on_ready}', '"on_ready": on_ready, "shutdown_event": shutdown}'
+    ).replace("ready =", "shutdown = threading.Event()\nready =")
+    done = run_script(served + "print(client.call('add', 1, 2))\n" + last)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
 def test_a_thread_that_waits_does_not_keep_the_interpreter(run_script: RunScript) -> None:
     done = run_script(
         SERVE_IN_DAEMON_THREAD

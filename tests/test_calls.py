@@ -937,6 +937,24 @@ def test_a_call_given_up_in_the_kn_sock_dialect_leaves_the_others_right(
     assert value_of(quick) == 3
 
 
+def test_a_line_that_cannot_be_read_keeps_its_turn_in_the_kn_sock_dialect(
+    make_pair: MakePair, waits: Waits
+) -> None:
+    pair = make_pair(
+        {"wait": waits.deferred, "add": add},
+        client={"dialect": "kn-sock"},
+        max_line_bytes=1024,
+    )
+    slow = pair.client.call("wait")
+    too_long = pair.client.call("add", "x" * 2000, "")
+    pair.pump()
+    assert not slow.called
+    waits.deferreds[0].callback("done")
+    pair.pump()
+    assert value_of(slow) == "done"
+    assert "max_line_bytes" in str(failure_of(too_long))
+
+
 def test_what_a_dialect_has_no_place_for_is_refused_here(make_pair: MakePair) -> None:
     old = make_pair({"add": add}, client={"dialect": "1.0"})
     assert isinstance(failure_of(old.client.call("add", a=1, b=2)), TypeError)

@@ -91,6 +91,7 @@ ARROWS: dict[str, set[str]] = {
         "client",
     },
     "blocking": {
+        "errors",
         "_codec",
         "_options",
         "_verbs",

@@ -573,6 +573,31 @@ def test_a_drain_keeps_the_order_of_the_kn_sock_dialect(make_server: MakeServer)
     assert "stopping" in second["error"]
 
 
+def test_what_is_no_request_is_answered_after_the_kn_sock_calls_before_it(
+    make_server: MakeServer,
+) -> None:
+    waiting: Deferred[str] = Deferred()
+    server = make_server({"wait": in_reactor(lambda: waiting), "add": add}, max_pending=2)
+    sent = (
+        b'{"method": "wait", "params": [], "kwargs": {}}\n'
+        b'{"method": "add", "params": [NaN, 2], "kwargs": {}}\n'
+        b"[]\n"
+        b'{"method": "add", "params": [1, 2], "kwargs": {}}\n'
+        b"{}\n"
+    )
+    assert server.send(sent) == []
+    waiting.callback("A")
+    server.network.pump()
+    replies = server.replies()
+    assert [reply.get("result", "refused") for reply in replies] == [
+        "A",
+        "refused",
+        "refused",
+        3,
+        "refused",
+    ]
+
+
 def test_a_full_buffer_during_a_drain_does_not_cut_off_the_answer(
     make_server: MakeServer,
 ) -> None:
