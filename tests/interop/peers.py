@@ -16,6 +16,7 @@ PROGRAMS = HERE / "programs"
 PEERS = Path(os.environ.get("KN_SOCK_PEERS", HERE.parent.parent / ".peers"))
 PYTHON = PEERS / "venv" / "bin" / "python"
 OLD_KN_SOCK = PEERS / "kn-sock-0.3"
+ELECTRUM_CLIENT = PEERS / "electrum-client"
 
 # What a program may take to start, or to end when it has nothing more to do.
 PATIENCE = 30.0
@@ -54,11 +55,14 @@ def from_npm(name: str) -> Callable[[], str]:
     return version
 
 
-def old_kn_sock() -> str:
-    found = sorted(OLD_KN_SOCK.glob("kn_sock-*.dist-info"))
-    if not found:
-        raise Missing("run tests/interop/install.py first")
-    return found[0].name.removeprefix("kn_sock-").removesuffix(".dist-info")
+def from_directory(directory: Path, name: str) -> Callable[[], str]:
+    def version() -> str:
+        found = sorted(directory.glob(f"{name}-*.dist-info"))
+        if not found:
+            raise Missing("run tests/interop/install.py first")
+        return found[0].name.removeprefix(f"{name}-").removesuffix(".dist-info")
+
+    return version
 
 
 def go() -> str:
@@ -70,8 +74,12 @@ def go() -> str:
 
 # How to find out the version of each; they raise Missing where there is none.
 VERSIONS: dict[str, Callable[[], str]] = {
-    "kn-sock 0.3": old_kn_sock,
+    "kn-sock 0.3": from_directory(OLD_KN_SOCK, "kn_sock"),
     "aiorpcX": from_pypi("aiorpcX"),
+    "MCP Python SDK": from_pypi("mcp"),
+    "jsonrpcclient": from_pypi("jsonrpcclient"),
+    "electrum-client": from_directory(ELECTRUM_CLIENT, "electrum_client"),
+    "connectrum": from_pypi("connectrum"),
     "Go net/rpc/jsonrpc": go,
     "jayson": from_npm("jayson"),
 }
