@@ -173,13 +173,22 @@ class Link:
             self._dialling.cancel()
         return succeed(None)
 
-    def begin(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
+    def begin(
+        self, call: PendingCall, method: str, args: Any, kwargs: Any, told: float | None
+    ) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.
+
+        Args:
+            call: what waits for the outcome.
+            method: what to call.
+            args: arguments by position.
+            kwargs: arguments by name.
+            told: seconds for which the reply is waited, where the peer is told.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        call.call_id, line = self.channel.writer.write_call(method, args, kwargs)
+        call.call_id, line = self.channel.writer.write_call(method, args, kwargs, timeout=told)
         self.thread.submit(self.channel.start, [call], line)
 
     def give_up(self, call: PendingCall) -> None:

@@ -45,6 +45,8 @@ class ServerOptions:
         max_batch: members that a batch may have; a larger one is answered with -32010.
         threads: threads that run the functions which may block; 0 runs every function on the
             reactor.
+        call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
+            answered with -32001. ``None`` for no limit but the caller's own.
         drain_timeout: seconds that calls under way may still take when the server stops; ``None``
             for no limit.
         expose_errors: whether the text of an exception that a function raised goes to the caller.
@@ -58,6 +60,7 @@ class ServerOptions:
     max_pending: int = _option(MAX_PENDING, "calls of one connection under way at once")
     max_batch: int = _option(MAX_BATCH, "members that a batch may have")
     threads: int = _option(default_threads, "threads for functions that may block; 0 for none")
+    call_timeout: float | None = _option(None, "seconds that a call may take; none for no limit")
     drain_timeout: float | None = _option(
         DRAIN_TIMEOUT, "seconds for calls under way when stopping"
     )
@@ -70,6 +73,7 @@ class ServerOptions:
         check_count("max_pending", self.max_pending, least=1)
         check_count("max_batch", self.max_batch, least=1)
         check_count("threads", self.threads, least=0)
+        check_seconds("call_timeout", self.call_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
 
 

@@ -46,6 +46,13 @@ class Request(Struct, eq=False):
     dialect: Dialect
     expects_reply: bool
     batch: BatchReply | None = None
+    # Seconds for which the caller still waits, when it came.
+    timeout: float | None = None
+    traceparent: str | None = None
+    # When it has to be over, in the reactor's seconds: whoever serves it finds that out.
+    deadline: float | None = None
+    # By which its deadline finds it; 0 where it has none.
+    number: int = 0
 
 
 class Cancel(Struct):
@@ -94,6 +101,11 @@ Event: TypeAlias = Request | Cancel | Answered[P] | Failed[P] | Refusal | Compla
 def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
     known = None if request_id is UNSET else request_id
     return Refusal(_codec.encode_error("2.0", known, InvalidRequest(text)))
+
+
+def _seconds(timeout: Any) -> float | None:
+    """Read the time that a caller waits; what is no such thing is not ours, and ignored."""
+    return float(timeout) if type(timeout) in (int, float) else None
 
 
 def _refusal_of(problem: NoMessageError) -> Refusal:
@@ -171,7 +183,12 @@ class Session(Generic[P]):
         method = message.method
         if method is UNSET:
             return self._receive_reply(message)
-        if message.jsonrpc == "2.0" and message.id is not UNSET:
+        if (
+            message.jsonrpc == "2.0"
+            and message.id is not UNSET
+            and message.timeout is UNSET
+            and message.traceparent is UNSET
+        ):
             # The common case, without another call.
             return Request(message.id, method, message.params, message.kwargs, "2.0", True)
         return self._receive_request(message)
@@ -226,6 +243,8 @@ class Session(Generic[P]):
             dialect,
             expects_reply,
             batch if expects_reply else None,
+            _seconds(message.timeout),
+            message.traceparent if isinstance(message.traceparent, str) else None,
         )
 
     def _receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:

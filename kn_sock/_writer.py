@@ -28,15 +28,37 @@ class Writer:
         self._ids = itertools.count(1) if ids is None else ids
 
     def write_call(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        method: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> tuple[int, bytes]:
         """Write a call; it is to be registered with `Session.expect` before it is sent.
+
+        Args:
+            method: its name.
+            args: arguments by position.
+            kwargs: arguments by name.
+            timeout: seconds for which the reply is waited, where the peer is to know.
+            traceparent: the trace that the call belongs to, where there is one.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
         request_id = next(self._ids)
-        return request_id, _codec.encode_request(self.dialect, request_id, method, args, kwargs)
+        line = _codec.encode_request(
+            self.dialect,
+            request_id,
+            method,
+            args,
+            kwargs,
+            timeout=timeout,
+            traceparent=traceparent,
+        )
+        return request_id, line
 
     def write_notification(
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -17,6 +17,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
+from kn_sock._call import time_left
 from kn_sock._codec import Dialect
 from kn_sock._dial import endpoint_for, host_endpoint
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
@@ -130,8 +131,9 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = BlockingCall(method, self._options.timeout, link.thread)
-        link.begin(call, method, args, kwargs)
+        timeout = time_left(self._options.timeout)
+        call = BlockingCall(method, timeout, link.thread)
+        link.begin(call, method, args, kwargs, self._options.told(timeout))
         try:
             return call.outcome.wait()
         except KeyboardInterrupt:
@@ -160,8 +162,9 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = FutureCall(method, self._options.timeout, self._handle)
-        link.begin(call, method, args, kwargs)
+        timeout = time_left(self._options.timeout)
+        call = FutureCall(method, timeout, self._handle)
+        link.begin(call, method, args, kwargs, self._options.told(timeout))
         return call.future
 
     def map(
@@ -204,8 +207,10 @@ class RPCClient:
 
     def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
         link = self._checked_link()
+        timeout = time_left(self._options.timeout)
+        told = self._options.told(timeout)
         results: list[Any] = link.thread.call(
-            send_batch, link.channel, entries, self._options.timeout
+            lambda: send_batch(link.channel, entries, timeout, told=told)
         )
         return results
 
@@ -215,7 +220,11 @@ class RPCClient:
         return Remote(self.call)
 
     def with_options(self, **options: Any) -> RPCClient:
-        """Give the same connection with other options for each call: ``timeout``, in seconds."""
+        """Give the same connection with other options for each call.
+
+        Args:
+            options: ``timeout``, in seconds; ``propagate_deadline``.
+        """
         other = type(self).__new__(type(self))
         other._handle = self._handle
         other._options = self._options.replaced(options)

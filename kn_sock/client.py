@@ -31,7 +31,7 @@ __all__ = ["RPCClientService", "connect"]
 DEFAULT_CONNECT_TIMEOUT = 10.0
 
 # Those beside the ServerOptions.
-_CLIENT_OPTIONS = ("connect_timeout", "dialect", "funcs", "timeout")
+_CLIENT_OPTIONS = ("connect_timeout", "dialect", "funcs", "propagate_deadline", "timeout")
 
 
 class ClientFactory(Factory):
@@ -41,6 +41,7 @@ class ClientFactory(Factory):
         reactor: the reactor that they are on.
         dialect: how calls are written: ``"2.0"``, ``"1.0"`` or ``"kn-sock"``.
         timeout: seconds that a call may take unless said otherwise; ``None`` for no limit.
+        propagate_deadline: whether the peer is told how long that is, unless said otherwise.
         funcs: what the peer may call in turn.
         turn: gathers what is written; shared by factories on one reactor that write together.
         on_exit: as for `RPCServerFactory`.
@@ -55,6 +56,7 @@ class ClientFactory(Factory):
         *,
         dialect: Dialect = "2.0",
         timeout: float | None = DEFAULT_TIMEOUT,
+        propagate_deadline: bool = False,
         funcs: Functions | None = None,
         turn: Turn | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
@@ -73,7 +75,8 @@ class ClientFactory(Factory):
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
         )
-        self.settings = Settings(self._runner, turn, reactor, Writer(dialect), CallOptions(timeout))
+        call_options = CallOptions(timeout, propagate_deadline)
+        self.settings = Settings(self._runner, turn, reactor, Writer(dialect), call_options)
         self._opened = opened
         self._ended = ended
 
@@ -103,9 +106,10 @@ def connect(
         reactor: the reactor; by default the global one.
         connect_timeout: seconds for the connection to be made; ``None`` for no limit but the
             endpoint's own.
-        options: ``timeout``, seconds that a call may take (30; ``None`` for no limit); ``dialect``
-            (``"2.0"``, ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in
-            turn; and the `ServerOptions` for those.
+        options: ``timeout``, seconds that a call may take (30; ``None`` for no limit);
+            ``propagate_deadline``, whether the server is told of that (no); ``dialect`` (``"2.0"``,
+            ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in turn; and
+            the `ServerOptions` for those.
 
     Returns:
         A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
+from kn_sock._call import time_left
 from kn_sock._outgoing import PendingCall
 from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock._writer import Writer
-from kn_sock.errors import CallCancelled
+from kn_sock.errors import CallCancelled, CallTimeout
 
 __all__ = ["RPCConnection"]
 
@@ -56,10 +57,14 @@ class DeferredVerbs:
         Spec: JSON-RPC 2.0, section 4.
         """
         check_method(method)
-        call = DeferredCall(method, self._options.timeout, self._channel)
+        options = self._options
+        call = DeferredCall(method, options.timeout, self._channel)
         try:
-            call.call_id, line = self._channel.writer.write_call(method, args, kwargs)
-        except (TypeError, ValueError) as problem:
+            call.timeout = timeout = time_left(options.timeout)
+            call.call_id, line = self._channel.writer.write_call(
+                method, args, kwargs, timeout=options.told(timeout)
+            )
+        except (TypeError, ValueError, CallTimeout) as problem:
             call.fail(problem)
         else:
             self._channel.start([call], line)
@@ -86,7 +91,11 @@ class DeferredVerbs:
         return Batch(self._send_batch)
 
     def _send_batch(self, entries: list[BatchEntry]) -> Deferred[list[Any]]:
-        return send_batch(self._channel, entries, self._options.timeout)
+        try:
+            timeout = time_left(self._options.timeout)
+        except CallTimeout:
+            return fail()
+        return send_batch(self._channel, entries, timeout, told=self._options.told(timeout))
 
     @property
     def remote(self) -> Remote[Deferred[Any]]:
@@ -94,7 +103,11 @@ class DeferredVerbs:
         return Remote(self.call)
 
     def with_options(self, **options: Any) -> RPCConnection:
-        """Give the same connection with other options for each call: ``timeout``, in seconds."""
+        """Give the same connection with other options for each call.
+
+        Args:
+            options: ``timeout``, in seconds; ``propagate_deadline``.
+        """
         return RPCConnection(self._channel, self._options.replaced(options))
 
 
@@ -190,14 +203,25 @@ class WholeBatch:
 
 
 def send_batch(
-    channel: Channel, entries: list[BatchEntry], timeout: float | None
+    channel: Channel,
+    entries: list[BatchEntry],
+    timeout: float | None,
+    *,
+    told: float | None = None,
 ) -> Deferred[list[Any]]:
-    """Send a batch over a channel; the Deferred fires with its results in order."""
+    """Send a batch over a channel; the Deferred fires with its results in order.
+
+    Args:
+        channel: where to.
+        entries: what is in it.
+        timeout: seconds that each of its calls may take; ``None`` for no limit.
+        told: the same, where the peer is told.
+    """
     if not entries:
         return succeed([])
     batch = WholeBatch(channel, entries, timeout)
     try:
-        channel.start(batch.calls, write_batch(channel.writer, batch.calls, entries))
+        channel.start(batch.calls, write_batch(channel.writer, batch.calls, entries, told))
     except Exception as problem:
         batch.deferred.errback(problem)
         return batch.deferred
@@ -206,7 +230,9 @@ def send_batch(
     return batch.deferred
 
 
-def write_batch(writer: Writer, calls: list[PendingCall], entries: list[BatchEntry]) -> bytes:
+def write_batch(
+    writer: Writer, calls: list[PendingCall], entries: list[BatchEntry], told: float | None
+) -> bytes:
     """Write a batch, giving each of its calls the id that it was written with.
 
     Raises:
@@ -216,7 +242,7 @@ def write_batch(writer: Writer, calls: list[PendingCall], entries: list[BatchEnt
     waiting = iter(calls)
     for entry in entries:
         if entry.is_call:
-            next(waiting).call_id, line = writer.write_call(*entry[:3])
+            next(waiting).call_id, line = writer.write_call(*entry[:3], timeout=told)
         else:
             line = writer.write_notification(*entry[:3])
         lines.append(line)

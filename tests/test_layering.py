@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": {"_text"},
     "_framing": set(),
     "_options": set(),
-    "_call": set(),
+    "_call": {"errors"},
     "_workers": set(),
     "_outbox": set(),
     "_deadlines": set(),
@@ -34,10 +34,21 @@ ARROWS: dict[str, set[str]] = {
     "methods": {"errors", "_text", "_conversion"},
     "_discover": {"methods", "_conversion"},
     "_outgoing": {"errors", "_session", "_outbox", "_deadlines"},
-    "connection": {"errors", "_writer", "_verbs", "_outgoing"},
+    "connection": {"errors", "_writer", "_verbs", "_outgoing", "_call"},
     "_peer": set(),
     "_runner": {"errors", "methods", "_options", "_call", "_workers", "_outbox"},
-    "_serving": {"errors", "_text", "_session", "methods", "_call", "_workers", "_runner"},
+    "_admission": {"errors", "_session"},
+    "_serving": {
+        "errors",
+        "_text",
+        "_session",
+        "methods",
+        "_admission",
+        "_call",
+        "_deadlines",
+        "_workers",
+        "_runner",
+    },
     "protocol": {
         "errors",
         "_framing",
@@ -91,6 +102,7 @@ ARROWS: dict[str, set[str]] = {
         "client",
     },
     "blocking": {
+        "_call",
         "errors",
         "_codec",
         "_options",
@@ -123,7 +135,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 PURE = [
-    *("_text", "errors", "_framing", "_codec", "_writer", "_session"),
+    *("_text", "errors", "_framing", "_codec", "_writer", "_session", "_admission"),
     *("_conversion", "methods", "_verbs", "_options", "_discover"),
 ]
 IMPURE = {
