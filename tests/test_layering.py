@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "_text": set(),
     "errors": {"_text"},
     "_framing": set(),
+    "_documents": {"_framing"},
     "_options": set(),
     "_call": {"errors"},
     "_workers": set(),
@@ -52,6 +53,7 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {
         "errors",
         "_framing",
+        "_documents",
         "_codec",
         "_session",
         "_writer",
@@ -135,7 +137,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 PURE = [
-    *("_text", "errors", "_framing", "_codec", "_writer", "_session", "_admission"),
+    *("_text", "errors", "_framing", "_documents", "_codec", "_writer", "_session", "_admission"),
     *("_conversion", "methods", "_verbs", "_options", "_discover"),
 ]
 IMPURE = {
