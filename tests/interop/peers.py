@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
@@ -61,19 +63,46 @@ def old_kn_sock() -> str:
     return found[0].name.removeprefix("kn_sock-").removesuffix(".dist-info")
 
 
-def go() -> str:
-    if not (PEERS / "bin" / "go-server").exists():
-        raise Missing("run tests/interop/install.py where there is a Go compiler")
-    # The programs tell themselves what they were built by.
-    return output_of(PEERS / "bin" / "go-server", "version").removeprefix("go")
+def built(name: str, wants: str) -> Callable[[], str]:
+    """Ask the server program of *name*, built by install.py, which version it is."""
+
+    def version() -> str:
+        program = PEERS / "bin" / f"{name}-server"
+        if not program.exists():
+            raise Missing(f"run tests/interop/install.py where there is {wants}")
+        return output_of(program, "version").removeprefix("go")
+
+    return version
+
+
+def openbsd_nc() -> str:
+    if shutil.which("nc") is None:
+        raise Missing("there is no nc")
+    told = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=PATIENCE).stderr
+    found = re.search(r"OpenBSD netcat \(Debian patchlevel ([^)]+)\)", told)
+    if found is None:
+        raise Missing("this nc is not OpenBSD's, as Debian has it")
+    return found[1]
+
+
+def socat() -> str:
+    if shutil.which("socat") is None:
+        raise Missing("there is no socat")
+    found = re.search(r"socat version (\S+)", output_of("socat", "-V"))
+    assert found is not None
+    return found[1]
 
 
 # How to find out the version of each; they raise Missing where there is none.
 VERSIONS: dict[str, Callable[[], str]] = {
     "kn-sock 0.3": old_kn_sock,
     "aiorpcX": from_pypi("aiorpcX"),
-    "Go net/rpc/jsonrpc": go,
+    "Go net/rpc/jsonrpc": built("go", "a Go compiler"),
     "jayson": from_npm("jayson"),
+    "libjson-rpc-cpp": built("cpp", "g++ with libjsonrpccpp-dev"),
+    "nc": openbsd_nc,
+    "socat": socat,
+    "@mempool/electrum-client": from_npm("@mempool/electrum-client"),
 }
 
 _known_versions: dict[str, str | Missing] = {}
@@ -139,6 +168,17 @@ class Program:
         words = self.line().split()
         assert words[:2] == ["listening", "on"], words
         return int(words[2])
+
+    def send(self, *lines: str) -> None:
+        """Write lines to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.writelines(f"{line}\n" for line in lines)
+        self.process.stdin.flush()
+
+    def ask(self, question: Any) -> Any:
+        """Write a line of JSON; wait for the next line that it prints, which is JSON too."""
+        self.send(json.dumps(question))
+        return json.loads(self.line())
 
     def rest(self) -> list[str]:
         """Wait for its end; give the lines that it printed until then."""
