@@ -65,7 +65,7 @@ def build_go(directory: Path) -> None:
     go = needs("go", "golang-go")
     for source in sorted((HERE / "programs").glob("*.go")):
         target = directory / "bin" / f"go-{source.stem}"
-        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="")
+        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="", CGO_ENABLED="0")
 
 
 def build_cpp(directory: Path) -> None:

@@ -140,6 +140,7 @@ def test_its_errors_are_texts_and_leave_the_connection_usable(go_port: int) -> N
         assert client.call("Arith.Multiply", {"A": 7, "B": 8}) == 56
 
 
+@pytest.mark.interop(PEER, SERVER, "one parameter a call")
 def test_its_server_looks_at_one_parameter_alone(go_port: int) -> None:
     with RPCClient("127.0.0.1", go_port, dialect="1.0") as client:
         assert client.call("Arith.Multiply", {"A": 7, "B": 8}, "lost") == 56

@@ -108,6 +108,7 @@ async def test_its_calls_get_errors(start: Start, socket: str) -> None:
         assert outcome["message"].endswith(text)
 
 
+@pytest.mark.interop(PEER, CLIENT, "JSON-RPC 1.0 but for errors")
 @pytest_twisted.ensureDeferred
 async def test_its_first_version_wants_errors_that_are_objects(start: Start, socket: str) -> None:
     client = start_client(start, socket, "1")
@@ -217,6 +218,7 @@ async def test_a_connection_is_good_for_one_call(endpoint: str) -> None:
         await connection.close()
 
 
+@pytest.mark.interop(PEER, SERVER, "one call a connection")
 @pytest_twisted.ensureDeferred
 async def test_of_calls_in_flight_its_server_answers_the_first_alone(endpoint: str) -> None:
     connection = await connect(endpoint)
