@@ -32,6 +32,9 @@ from tests.interop.peers import (
 Seen = dict[tuple[str, str], dict[str, str]]
 SEEN = pytest.StashKey[Seen]()
 
+# From the best to the worst.
+OUTCOMES = ["passed", "skipped", "failed"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEEN] = {}
@@ -48,10 +51,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     marker = item.get_closest_marker("interop")
     if marker is not None and (report.when == "call" or not report.passed):
         peer, role, shows = marker.args
-        outcomes = item.config.stash[SEEN].setdefault((peer, role), {})
-        # Several tests may show one thing: it works when it does in all of them.
-        if outcomes.get(shows) != "failed":
-            outcomes[shows] = report.outcome
+        seen = item.config.stash[SEEN].setdefault((peer, role), {})
+        # A failure that is known is one.
+        outcome = "failed" if hasattr(report, "wasxfail") else report.outcome
+        # Of a test with several parameters, the worst.
+        seen[shows] = max(outcome, seen.get(shows, outcome), key=OUTCOMES.index)
     return report
 
 

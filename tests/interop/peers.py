@@ -63,16 +63,17 @@ def old_kn_sock() -> str:
     return found[0].name.removeprefix("kn_sock-").removesuffix(".dist-info")
 
 
-def built(name: str, wants: str) -> Callable[[], str]:
-    """Ask the server program of *name*, built by install.py, which version it is."""
+def go() -> str:
+    if not (PEERS / "bin" / "go-server").exists():
+        raise Missing("run tests/interop/install.py where there is a Go compiler")
+    # The programs tell themselves what they were built by.
+    return output_of(PEERS / "bin" / "go-server", "version").removeprefix("go")
 
-    def version() -> str:
-        program = PEERS / "bin" / f"{name}-server"
-        if not program.exists():
-            raise Missing(f"run tests/interop/install.py where there is {wants}")
-        return output_of(program, "version").removeprefix("go")
 
-    return version
+def libjson_rpc_cpp() -> str:
+    if not (PEERS / "bin" / "cpp-server").exists():
+        raise Missing("run tests/interop/install.py where there are g++ and libjsonrpccpp-dev")
+    return output_of(PEERS / "bin" / "cpp-server", "version")
 
 
 def openbsd_nc() -> str:
@@ -97,9 +98,9 @@ def socat() -> str:
 VERSIONS: dict[str, Callable[[], str]] = {
     "kn-sock 0.3": old_kn_sock,
     "aiorpcX": from_pypi("aiorpcX"),
-    "Go net/rpc/jsonrpc": built("go", "a Go compiler"),
+    "Go net/rpc/jsonrpc": go,
     "jayson": from_npm("jayson"),
-    "libjson-rpc-cpp": built("cpp", "g++ with libjsonrpccpp-dev"),
+    "libjson-rpc-cpp": libjson_rpc_cpp,
     "nc": openbsd_nc,
     "socat": socat,
     "@mempool/electrum-client": from_npm("@mempool/electrum-client"),

@@ -7,7 +7,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from kn_sock import CallCancelled, CallTimeout, RPCClient, RPCError, connect
+from kn_sock import CallCancelled, CallTimeout, ConnectionLost, RPCClient, RPCError, connect
 from tests.interop.peers import CLIENT, PEERS, SERVER, Program, Serve, Start
 
 PEER = "Go net/rpc/jsonrpc"
@@ -145,6 +145,21 @@ def test_its_server_looks_at_one_parameter_alone(go_port: int) -> None:
     with RPCClient("127.0.0.1", go_port, dialect="1.0") as client:
         assert client.call("Arith.Multiply", {"A": 7, "B": 8}, "lost") == 56
         assert client.call("Arith.Multiply") == 0
+
+
+@pytest.mark.interop(PEER, SERVER, "notifications")
+@pytest.mark.xfail(
+    reason="Go answers a notification, with the id null, and that ends the connection",
+    raises=ConnectionLost,
+    strict=True,
+)
+def test_a_notification_leaves_the_connection_usable(go_port: int) -> None:
+    with RPCClient("127.0.0.1", go_port, dialect="1.0") as client:
+        client.notify("Arith.Multiply", {"A": 7, "B": 8})
+        # By the last of them, what Go answers to the notification is there.
+        assert [client.call("Arith.Multiply", {"A": 1, "B": number}) for number in range(50)] == [
+            *range(50)
+        ]
 
 
 @pytest.mark.interop(PEER, SERVER, "many calls in flight")

@@ -67,7 +67,7 @@ def port(serve: Serve) -> int:
 @pytest.fixture
 def client(start: Start, port: int) -> Program:
     return start(
-        *("node", PROGRAMS / "electrum_client.js", str(port)),
+        *("node", PROGRAMS / "mempool_electrum_client.js", str(port)),
         NODE_PATH=str(PEERS / "node_modules"),
     )
 

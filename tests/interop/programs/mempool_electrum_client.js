@@ -1,4 +1,4 @@
-// Call a server with @mempool/electrum-client: electrum_client.js PORT.
+// Call a server with @mempool/electrum-client: mempool_electrum_client.js PORT.
 //
 // Each line of the input is an array, one of the client's functions and its arguments; what comes
 // of it is printed, {"result": …} or {"error": …}. The first line is what the server says of itself.
