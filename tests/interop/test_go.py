@@ -153,13 +153,17 @@ def test_its_server_looks_at_one_parameter_alone(go_port: int) -> None:
     raises=ConnectionLost,
     strict=True,
 )
-def test_a_notification_leaves_the_connection_usable(go_port: int) -> None:
-    with RPCClient("127.0.0.1", go_port, dialect="1.0") as client:
-        client.notify("Arith.Multiply", {"A": 7, "B": 8})
-        # By the last of them, what Go answers to the notification is there.
-        assert [client.call("Arith.Multiply", {"A": 1, "B": number}) for number in range(50)] == [
-            *range(50)
-        ]
+@pytest_twisted.ensureDeferred
+async def test_a_notification_leaves_the_connection_usable(go_port: int) -> None:
+    # An RPCClient would make a new connection where no call was in flight.
+    connection = await connect(f"tcp:127.0.0.1:{go_port}", dialect="1.0")
+    try:
+        await connection.notify("Arith.Multiply", {"A": 7, "B": 8})
+        # By the last of these, what Go answers to the notification is there.
+        for number in range(50):
+            assert await connection.call("Arith.Multiply", {"A": 1, "B": number}) == number
+    finally:
+        await connection.close()
 
 
 @pytest.mark.interop(PEER, SERVER, "many calls in flight")
