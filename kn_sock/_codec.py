@@ -285,7 +285,7 @@ def _read_members(text: str, names: list[str], members: dict[str, Any]) -> None:
     """Read names and values up to where the text ends; the last name may lack its value."""
     try:
         while True:
-            text = text.lstrip(" \t\r,")
+            text = text.lstrip(" \t\r\n,")
             name, end = _scan(text)
             text = text[end:].lstrip()
             if not isinstance(name, str) or not text.startswith(":"):

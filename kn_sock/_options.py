@@ -6,9 +6,12 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 T = TypeVar("T")
+
+Framing: TypeAlias = Literal["lines", "documents"]
+FRAMINGS: Final[tuple[Framing, ...]] = get_args(Framing)
 
 # What a connection starts with at either end.
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -50,6 +53,9 @@ class ServerOptions:
         expose_errors: whether the text of an exception that a function raised goes to the caller.
             Without it the caller gets "internal error" and a reference, which the log has too.
         share_tracebacks: whether the traceback goes to the caller too.
+        framing: where a message of the peer ends. ``"lines"``: at its newline. ``"documents"``:
+            where its JSON does, for peers that send no newline, or several in a message; slower to
+            read. What is sent has its newline in any case.
         executor: runs the functions instead of a pool of our own; any thread-based
             `concurrent.futures.Executor`. The caller shuts it down.
     """
@@ -63,6 +69,9 @@ class ServerOptions:
     )
     expose_errors: bool = _option(True, "send the text of an exception to the caller")
     share_tracebacks: bool = _option(False, "send the traceback of an exception to the caller")
+    framing: Framing = _option(  # noqa: RUF009  # a string, under another name
+        "lines", "where messages of the peer end: lines or documents"
+    )
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +80,8 @@ class ServerOptions:
         check_count("max_batch", self.max_batch, least=1)
         check_count("threads", self.threads, least=0)
         check_seconds("drain_timeout", self.drain_timeout)
+        if self.framing not in FRAMINGS:
+            raise ValueError(f"framing must be {' or '.join(FRAMINGS)}, not {self.framing!r}")
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:

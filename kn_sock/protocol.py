@@ -25,8 +25,9 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock import _codec
-from kn_sock._framing import Line, LineFramer, OverlongLine
-from kn_sock._options import DRAIN_TIMEOUT
+from kn_sock._documents import DocumentFramer
+from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
+from kn_sock._options import DRAIN_TIMEOUT, Framing
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._peer import address_text, certificate_of, write_of
@@ -51,6 +52,11 @@ from kn_sock.errors import ParseError
 __all__ = ["RPCProtocol"]
 
 log = Logger()
+
+_FRAMERS: Final[dict[Framing, type[Framer]]] = {
+    "lines": LineFramer,
+    "documents": DocumentFramer,
+}
 
 # Lines handled before other connections have their turn.
 _QUANTUM: Final = 500
@@ -113,7 +119,7 @@ class RPCProtocol(LineReceiver):
         self._opened = opened
         self._ended = ended
         self._state = State.NEW
-        self._framer = LineFramer(options.max_line_bytes)
+        self._framer = _FRAMERS[options.framing](options.max_line_bytes)
         self._session: Session[PendingCall] = Session(
             settings.writer,
             max_line_bytes=options.max_line_bytes,
@@ -229,7 +235,7 @@ class RPCProtocol(LineReceiver):
         """The peer has sent all that it will: answer what it asked, then close."""
         self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
-            error = ParseError("the last line has no newline at its end; nothing in it was run")
+            error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
             self._outbox.put(_codec.encode_error("2.0", None, error))
         self._peer_is_done = True
         self._outgoing.end("the peer sends no more", None)

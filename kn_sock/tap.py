@@ -40,6 +40,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float | None": _seconds,
     "bool": _switch,
+    "Framing": str,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import gc
+import json
 import os
 import signal
 import socket
@@ -344,6 +345,20 @@ def test_closing_waits_until_what_was_written_has_left() -> None:
         closing.join(PATIENCE)
         peer.close()
     assert received > 3_000_000
+
+
+def test_a_server_that_ends_no_reply_with_a_newline_can_be_called() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        RPCClient("127.0.0.1", listener.getsockname()[1], framing="documents") as client,
+    ):
+        calling = [client.submit("echo", 1), client.submit("echo", 2)]
+        peer, _ = listener.accept()
+        with peer, peer.makefile("rb") as requests:
+            ids = [json.loads(requests.readline())["id"] for _ in calling]
+            for request_id in ids:
+                peer.sendall(b'{"jsonrpc": "2.0", "id": %d, "result": "}"}' % request_id)
+            assert [each.result(PATIENCE) for each in calling] == ["}", "}"]
 
 
 def test_a_notification_arrives() -> None:

@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "_text": set(),
     "errors": {"_text"},
     "_framing": set(),
+    "_documents": {"_framing"},
     "_options": set(),
     "_call": set(),
     "_workers": set(),
@@ -41,6 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "protocol": {
         "errors",
         "_framing",
+        "_documents",
         "_codec",
         "_session",
         "_writer",
@@ -120,7 +122,7 @@ ARROWS: dict[str, set[str]] = {
 }
 
 PURE = [
-    *("_text", "errors", "_framing", "_codec", "_writer", "_session"),
+    *("_text", "errors", "_framing", "_documents", "_codec", "_writer", "_session"),
     *("_conversion", "methods", "_verbs", "_options", "_discover"),
 ]
 IMPURE = {

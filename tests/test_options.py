@@ -18,6 +18,7 @@ def test_the_limits_are_those_that_are_documented() -> None:
     assert options.drain_timeout == 10.0
     assert options.expose_errors is True
     assert options.share_tracebacks is False
+    assert options.framing == "lines"
     assert options.executor is None
 
 
@@ -65,6 +66,13 @@ def test_draining_takes_seconds_or_as_long_as_it_takes(value: float | None) -> N
 def test_refuses_a_drain_timeout_that_is_none(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="drain_timeout must"):
         ServerOptions(drain_timeout=value)
+
+
+@pytest.mark.parametrize("value", ["line", "Lines", "", None, 1])
+def test_refuses_a_framing_that_is_none_and_says_which_there_are(value: Any) -> None:
+    with pytest.raises(ValueError, match="framing must be lines or documents, not") as caught:
+        ServerOptions(framing=value)
+    assert str(caught.value).endswith(repr(value))
 
 
 def test_takes_an_executor() -> None:

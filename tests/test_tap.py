@@ -118,7 +118,7 @@ def test_options_reach_the_server() -> None:
         parsed(
             *("--funcs", "served.FUNCS", "--max-pending", "7", "--max-line-bytes", "2048"),
             *("--max-batch", "3", "--threads", "0", "--drain-timeout", "none"),
-            *("--expose-errors", "no", "--share-tracebacks", "yes"),
+            *("--expose-errors", "no", "--share-tracebacks", "yes", "--framing", "documents"),
         )
     )
     (server,) = service
@@ -126,6 +126,7 @@ def test_options_reach_the_server() -> None:
     assert (options.max_pending, options.max_line_bytes, options.max_batch) == (7, 2048, 3)
     assert (options.threads, options.drain_timeout) == (0, None)
     assert (options.expose_errors, options.share_tracebacks) == (False, True)
+    assert options.framing == "documents"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,7 @@ def test_options_reach_the_server() -> None:
         ("--drain-timeout", "-1"),
         ("--drain-timeout", "soon"),
         ("--expose-errors", "maybe"),
+        ("--framing", "line"),
         ("--port", "65536"),
     ],
 )
@@ -144,6 +146,11 @@ def test_a_wrong_value_is_a_usage_error_that_names_the_option(arguments: tuple[s
     with pytest.raises(usage.UsageError) as caught:
         parsed("--funcs", "served.FUNCS", *arguments)
     assert arguments[0].strip("-").replace("-", "_") in str(caught.value).replace("-", "_")
+
+
+def test_a_wrong_framing_is_a_usage_error_that_names_both() -> None:
+    with pytest.raises(usage.UsageError, match="lines or documents, not 'line'"):
+        parsed("--funcs", "served.FUNCS", "--framing", "line")
 
 
 def test_a_wrong_endpoint_is_one_line() -> None:
@@ -162,6 +169,7 @@ def test_help_explains_every_option() -> None:
     for name in ("port", "host", "funcs", "max-line-bytes", "max-pending", "max-batch", "threads"):
         assert f"--{name}=" in text
     assert "--drain-timeout=" in text
+    assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
 
 
 # --- the command ----------------------------------------------------------------------------------
