@@ -4,8 +4,11 @@ import queue
 from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet.defer import gatherResults
 
-from tests.interop.peers import CLIENT, PATIENCE, PEERS, PROGRAMS, Program, Serve, Start
+from kn_sock import CallTimeout, MethodNotFound, RPCClient, RPCError, connect
+from tests.interop.peers import CLIENT, PATIENCE, PEERS, PROGRAMS, SERVER, Program, Serve, Start
 
 PEER = "jayson"
 
@@ -103,3 +106,87 @@ def test_its_batches_get_results_and_errors(jayson_client: Program, told: queue.
         {"jsonrpc": "2.0", "id": "", "result": 3},
     ]
     assert told.get(timeout=PATIENCE) == "news"
+
+
+# --- its server, our clients ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def jayson_port(start: Start) -> int:
+    """Its server, which puts no newline after a reply."""
+    return start_node(start, "jayson_server.js").port()
+
+
+def client_of(port: int) -> RPCClient:
+    return RPCClient("127.0.0.1", port, framing="documents")
+
+
+@pytest.mark.interop(PEER, SERVER, "results")
+def test_its_server_gives_results(jayson_port: int) -> None:
+    with client_of(jayson_port) as client:
+        assert client.call("add", 1, 2) == 3
+        assert client.call("subtract", minuend=5, subtrahend=3) == 2
+        assert client.call("add", "[{", '"\n\\') == '[{"\n\\'
+        assert client.call("nothing") is None
+
+
+@pytest.mark.interop(PEER, SERVER, "errors")
+def test_its_server_gives_errors(jayson_port: int) -> None:
+    with client_of(jayson_port) as client:
+        with pytest.raises(RPCError, match="Division by zero is not allowed") as caught:
+            client.call("divide", 1, 0)
+        assert (caught.value.code, caught.value.data) == (-32050, [1, 0])
+        with pytest.raises(MethodNotFound):
+            client.call("no_such_method")
+        assert client.call("add", 1, 2) == 3
+
+
+@pytest.mark.interop(PEER, SERVER, "notifications")
+def test_its_server_takes_notifications(jayson_port: int) -> None:
+    with client_of(jayson_port) as client:
+        client.notify("tell", "news")
+        assert client.call("lastTold") == "news"
+
+
+@pytest.mark.interop(PEER, SERVER, "batches")
+def test_its_server_answers_a_batch(jayson_port: int) -> None:
+    with client_of(jayson_port) as client:
+        batch = client.batch()
+        batch.call("add", 1, 2)
+        batch.call("no_such_method")
+        batch.notify("tell", "news")
+        batch.call("add", 3, 4)
+        first, problem, last = batch.send()
+        assert (first, last) == (3, 7)
+        assert isinstance(problem, MethodNotFound)
+
+
+@pytest.mark.interop(PEER, SERVER, "many calls in flight")
+def test_calls_in_flight_are_answered_in_any_order(jayson_port: int) -> None:
+    with client_of(jayson_port) as client:
+        # Few, as it leaves Nagle's algorithm on: two replies at a time take 40 ms.
+        passing = [client.submit("pass", number) for number in range(10)]
+        for number in reversed(range(10)):
+            assert client.call("open", number) == number
+        assert [each.result() for each in passing] == list(range(10))
+
+
+@pytest.mark.interop(PEER, SERVER, "calls after a timeout")
+def test_a_call_that_timed_out_leaves_the_connection_usable(jayson_port: int) -> None:
+    with client_of(jayson_port) as client:
+        with pytest.raises(CallTimeout):
+            client.with_options(timeout=0.01).call("pass", 1)
+        # It is answered now: late.
+        assert client.call("open", 1) == 1
+        assert client.call("add", 1, 2) == 3
+
+
+@pytest.mark.interop(PEER, SERVER, "Deferreds")
+@pytest_twisted.ensureDeferred
+async def test_deferreds_get_its_results_and_errors(jayson_port: int) -> None:
+    connection = await connect(f"tcp:127.0.0.1:{jayson_port}", framing="documents")
+    sums = await gatherResults([connection.call("add", number, 1) for number in range(100)])
+    assert sums == list(range(1, 101))
+    with pytest.raises(RPCError, match="Division by zero is not allowed"):
+        await connection.call("divide", 1, 0)
+    await connection.close()
