@@ -80,7 +80,7 @@ def write_table(seen: Seen, table: Any) -> None:
 def cell(outcomes: dict[str, str]) -> str:
     works = ", ".join(shows for shows, outcome in outcomes.items() if outcome == "passed")
     fails = [f"fails: {shows}" for shows, outcome in outcomes.items() if outcome == "failed"]
-    return "; ".join(filter(None, [works, *fails])) or "-"
+    return "; ".join(filter(None, [works, *fails])) or "not tried"
 
 
 # --- programs -------------------------------------------------------------------------------------

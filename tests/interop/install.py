@@ -4,7 +4,7 @@
 
 What comes from PyPI goes into a virtual environment of its own, what comes from npm beside it; the
 programs in Go and C++ are built where their compilers and libraries are found (Debian's golang-go,
-g++, libjsonrpccpp-dev and libjsonrpccpp-tools). Tests whose programs are missing are skipped.
+g++ and libjsonrpccpp-dev). Tests whose programs are missing are skipped.
 """
 
 from __future__ import annotations
@@ -84,13 +84,27 @@ def build_go(directory: Path) -> None:
     go = needs("go", "golang-go")
     for source in sorted((HERE / "programs").glob("*.go")):
         target = directory / "bin" / f"go-{source.stem}"
-        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="")
+        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="", CGO_ENABLED="0")
+
+
+def build_cpp(directory: Path) -> None:
+    """Build the programs in C++, with libjson-rpc-cpp."""
+    compiler = needs("g++", "g++")
+    if not Path("/usr/include/jsonrpccpp").exists():
+        raise NotHere("there is no libjson-rpc-cpp (Debian: libjsonrpccpp-dev)")
+    # Its headers have exception specifications, which C++17 forbids and C++14 warns of.
+    options = ["-std=c++14", "-w", "-o"]
+    for role in ("client", "server"):
+        source, target = HERE / "programs" / f"{role}.cpp", directory / "bin" / f"cpp-{role}"
+        libraries = [f"-ljsonrpccpp-{role}", "-ljsonrpccpp-common", "-ljsoncpp"]
+        run(compiler, *options, target, source, *libraries)
 
 
 STEPS: dict[str, Callable[[Path], None]] = {
     "PyPI": install_python,
     "npm": install_node,
     "Go": build_go,
+    "C++": build_cpp,
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
@@ -72,6 +74,30 @@ def go() -> str:
     return output_of(PEERS / "bin" / "go-server", "version").removeprefix("go")
 
 
+def libjson_rpc_cpp() -> str:
+    if not (PEERS / "bin" / "cpp-server").exists():
+        raise Missing("run tests/interop/install.py where there are g++ and libjsonrpccpp-dev")
+    return output_of(PEERS / "bin" / "cpp-server", "version")
+
+
+def openbsd_nc() -> str:
+    if shutil.which("nc") is None:
+        raise Missing("there is no nc")
+    told = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=PATIENCE).stderr
+    found = re.search(r"OpenBSD netcat \(Debian patchlevel ([^)]+)\)", told)
+    if found is None:
+        raise Missing("this nc is not OpenBSD's, as Debian has it")
+    return found[1]
+
+
+def socat() -> str:
+    if shutil.which("socat") is None:
+        raise Missing("there is no socat")
+    found = re.search(r"socat version (\S+)", output_of("socat", "-V"))
+    assert found is not None
+    return found[1]
+
+
 # How to find out the version of each; they raise Missing where there is none.
 VERSIONS: dict[str, Callable[[], str]] = {
     "kn-sock 0.3": from_directory(OLD_KN_SOCK, "kn_sock"),
@@ -82,6 +108,10 @@ VERSIONS: dict[str, Callable[[], str]] = {
     "connectrum": from_pypi("connectrum"),
     "Go net/rpc/jsonrpc": go,
     "jayson": from_npm("jayson"),
+    "libjson-rpc-cpp": libjson_rpc_cpp,
+    "nc": openbsd_nc,
+    "socat": socat,
+    "@mempool/electrum-client": from_npm("@mempool/electrum-client"),
 }
 
 _known_versions: dict[str, str | Missing] = {}
@@ -147,6 +177,17 @@ class Program:
         words = self.line().split()
         assert words[:2] == ["listening", "on"], words
         return int(words[2])
+
+    def send(self, *lines: str) -> None:
+        """Write lines to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.writelines(f"{line}\n" for line in lines)
+        self.process.stdin.flush()
+
+    def ask(self, question: Any) -> Any:
+        """Write a line of JSON; wait for the next line that it prints, which is JSON too."""
+        self.send(json.dumps(question))
+        return json.loads(self.line())
 
     def rest(self) -> list[str]:
         """Wait for its end; give the lines that it printed until then."""
