@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 Framing: TypeAlias = Literal["lines", "documents"]
 FRAMINGS: Final[tuple[Framing, ...]] = get_args(Framing)
+Unversioned: TypeAlias = Literal["1.0", "2.0"]
+Cancellation: TypeAlias = Literal["lsp", "mcp", "none"]
 
 # What a connection starts with at either end.
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -58,6 +60,11 @@ class ServerOptions:
         framing: where a message of the peer ends. ``"lines"``: at its newline. ``"documents"``:
             where its JSON does, for peers that send no newline, or several in a message; slower to
             read. What is sent has its newline in any case.
+        unversioned: the dialect of requests with an ``id`` and without ``jsonrpc``: ``"1.0"``,
+            whose they are, or ``"2.0"``, for clients that leave out the version alone.
+        cancellation: how a call is given up, at either end. ``"lsp"``: ``$/cancelRequest``, with
+            the ``id``. ``"mcp"``: ``notifications/cancelled``, with the ``requestId``. ``"none"``:
+            not at all, for peers that take exception to it.
         executor: runs the functions instead of a pool of our own; any thread-based
             `concurrent.futures.Executor`. The caller shuts it down.
     """
@@ -75,6 +82,12 @@ class ServerOptions:
     framing: Framing = _option(  # noqa: RUF009  # a string, under another name
         "lines", "where messages of the peer end: lines or documents"
     )
+    unversioned: Unversioned = _option(  # noqa: RUF009  # a string, under another name
+        "1.0", "dialect of requests with an id and without jsonrpc: 1.0 or 2.0"
+    )
+    cancellation: Cancellation = _option(  # noqa: RUF009  # a string, under another name
+        "lsp", "how calls are given up: lsp, mcp or none"
+    )
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
@@ -84,8 +97,9 @@ class ServerOptions:
         check_count("threads", self.threads, least=0)
         check_seconds("call_timeout", self.call_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
-        if self.framing not in FRAMINGS:
-            raise ValueError(f"framing must be {' or '.join(FRAMINGS)}, not {self.framing!r}")
+        check_choice("framing", self.framing, FRAMINGS)
+        check_choice("unversioned", self.unversioned, get_args(Unversioned))
+        check_choice("cancellation", self.cancellation, get_args(Cancellation))
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
@@ -108,6 +122,13 @@ def check_count(name: str, value: object, *, least: int) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise unless *value* is one of these."""
+    known = list(choices)
+    if value not in known:
+        raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -67,6 +67,9 @@ class Outgoing:
         self._peer = peer
         self._deadlines = Deadlines(clock, session.pending, self._time_out)
         self._complaint: RPCError | None = None
+        # Those that were told to the peer; one that knows no notifications answers each with an
+        # error, and no id.
+        self._cancelled = 0
         self._ended: str | None = None
         self._cause: BaseException | None = None
 
@@ -125,6 +128,7 @@ class Outgoing:
             line = session.writer.write_cancel(call.call_id)
             if line is not None:
                 self._outbox.put(line)
+                self._cancelled += 1
         return was_sent
 
     def _time_out(self, call_id: int) -> None:
@@ -135,6 +139,14 @@ class Outgoing:
 
     def complain(self, error: RPCError) -> None:
         """Take an error that names no call: it is for the only one there is, or for the log."""
+        if (
+            self._cancelled
+            and error.code != ErrorCode.PARSE_ERROR
+            and error.code not in _OF_BATCHES
+        ):
+            self._cancelled -= 1
+            log.debug("{peer} answers a cancellation: {error}", peer=self._peer, error=str(error))
+            return
         pending = list(self._session.pending.values())
         if error.code in _OF_BATCHES:
             batched = [call for call in pending if call.unit is not None]

@@ -68,15 +68,17 @@ class ClientFactory(Factory):
             raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
         methods = MethodTable(funcs)
         turn = turn or Turn(reactor)
+        server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
         self._runner = Runner(
             {**methods, **standard_methods(methods, __version__)},
-            options_from(ServerOptions, options, others=_CLIENT_OPTIONS),
+            server_options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
         )
         call_options = CallOptions(timeout, propagate_deadline)
-        self.settings = Settings(self._runner, turn, reactor, Writer(dialect), call_options)
+        writer = Writer(dialect, server_options.cancellation)
+        self.settings = Settings(self._runner, turn, reactor, writer, call_options)
         self._opened = opened
         self._ended = ended
 

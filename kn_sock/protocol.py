@@ -124,6 +124,7 @@ class RPCProtocol(LineReceiver):
             settings.writer,
             max_line_bytes=options.max_line_bytes,
             max_batch=options.max_batch,
+            unversioned=options.unversioned,
         )
         self._backlog: list[Line | OverlongLine] = []
         self._backlog_timer: IDelayedCall | None = None

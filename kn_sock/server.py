@@ -29,6 +29,7 @@ from kn_sock._outbox import Turn
 from kn_sock._peer import address_text
 from kn_sock._runner import Runner
 from kn_sock._version import __version__
+from kn_sock._writer import Writer
 from kn_sock.methods import Functions, MethodTable
 from kn_sock.protocol import RPCProtocol, Settings
 
@@ -84,7 +85,9 @@ class RPCServerFactory(Factory):
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or self._stop_reactor,
         )
-        self._settings = Settings(runner, turn, clock)
+        self._settings = Settings(
+            runner, turn, clock, Writer(cancellation=self.options.cancellation)
+        )
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
         self._is_draining = False

@@ -41,6 +41,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "float | None": _seconds,
     "bool": _switch,
     "Framing": str,
+    "Unversioned": str,
+    "Cancellation": str,
 }
 
 

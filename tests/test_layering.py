@@ -70,6 +70,7 @@ ARROWS: dict[str, set[str]] = {
     "_dial": {"errors", "_options", "protocol"},
     "server": {
         "_version",
+        "_writer",
         "_options",
         "_outbox",
         "_peer",

@@ -19,6 +19,8 @@ def test_the_limits_are_those_that_are_documented() -> None:
     assert options.expose_errors is True
     assert options.share_tracebacks is False
     assert options.framing == "lines"
+    assert options.unversioned == "1.0"
+    assert options.cancellation == "lsp"
     assert options.executor is None
 
 
@@ -109,3 +111,16 @@ def test_counts_and_seconds_are_checked_by_name() -> None:
         check_count("lines", 3, least=4)
     with pytest.raises(TypeError, match="wait must be a number of seconds"):
         check_seconds("wait", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "complaint"),
+    [
+        ("unversioned", "1", "unversioned must be 1.0 or 2.0, not '1'"),
+        ("cancellation", None, "cancellation must be lsp, mcp or none, not None"),
+    ],
+)
+def test_a_choice_is_one_of_those_that_there_are(name: str, wrong: Any, complaint: str) -> None:
+    refused: dict[str, Any] = {name: wrong}
+    with pytest.raises(ValueError, match=f"^{complaint}$"):
+        ServerOptions(**refused)

@@ -223,7 +223,7 @@ def test_a_last_document_without_its_end_is_not_run(make_server: MakeServer) -> 
     ran: list[int] = []
     server = make_server({"run": lambda: ran.append(1)}, framing="documents")
     server.wire.write(request(1, "run", [])[:-2])
-    server.wire.end_writing()
+    server.wire.loseWriteConnection()
     server.network.pump()
     (reply,) = server.replies()
     assert reply["error"]["code"] == ErrorCode.PARSE_ERROR
@@ -235,7 +235,7 @@ def test_a_last_document_without_its_end_is_not_run(make_server: MakeServer) -> 
 def test_a_last_document_without_a_newline_is_run(make_server: MakeServer) -> None:
     server = make_server({"add": add}, framing="documents")
     server.wire.write(request(1)[:-1])
-    server.wire.end_writing()
+    server.wire.loseWriteConnection()
     server.network.pump()
     assert [reply["result"] for reply in server.replies()] == [3]
     assert server.peer.is_closed

@@ -7,7 +7,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from kn_sock import CallCancelled, CallTimeout, ConnectionLost, RPCClient, RPCError, connect
+from kn_sock import CallCancelled, CallTimeout, RPCClient, RPCError, connect
 from tests.interop.peers import CLIENT, PEERS, SERVER, Program, Serve, Start
 
 PEER = "Go net/rpc/jsonrpc"
@@ -148,11 +148,6 @@ def test_its_server_looks_at_one_parameter_alone(go_port: int) -> None:
 
 
 @pytest.mark.interop(PEER, SERVER, "notifications")
-@pytest.mark.xfail(
-    reason="Go answers a notification, with the id null, and that ends the connection",
-    raises=ConnectionLost,
-    strict=True,
-)
 @pytest_twisted.ensureDeferred
 async def test_a_notification_leaves_the_connection_usable(go_port: int) -> None:
     # An RPCClient would make a new connection where no call was in flight.

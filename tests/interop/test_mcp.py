@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from kn_sock import (
     CallTimeout,
@@ -34,7 +34,7 @@ class Tools:
 
     def __init__(self) -> None:
         self.initialized = threading.Event()
-        self._released: Deferred[None] = Deferred()
+        self.cancelled = threading.Event()
         self.funcs: dict[str, Any] = {
             "initialize": self.initialize,
             "notifications/initialized": self.initialized.set,
@@ -49,7 +49,6 @@ class Tools:
             "roots": self.roots,
             "log": self.log,
             "wait": self.wait,
-            "release": self.release,
         }
 
     def initialize(self, **params: Any) -> Any:
@@ -95,11 +94,11 @@ class Tools:
         return ""
 
     async def wait(self, meta: Any) -> str:
-        await self._released
-        return "late"
-
-    async def release(self, meta: Any) -> str:
-        self._released.callback(None)
+        try:
+            await Deferred()
+        except CancelledError:
+            self.cancelled.set()
+            raise
         return ""
 
 
@@ -162,19 +161,18 @@ def test_its_client_is_notified_and_called(start: Start, serve: Serve, tools: To
     assert logged == "hello"
 
 
-@pytest.mark.interop(PEER, CLIENT, "a call that it gave up (it is not stopped)")
-def test_its_client_goes_on_after_a_call_that_it_gave_up(
+@pytest.mark.interop(PEER, CLIENT, "a call that it gives up is stopped")
+def test_a_call_that_its_client_gives_up_is_stopped(
     start: Start, serve: Serve, tools: Tools
 ) -> None:
-    _, given_up, _, added = run_client(
+    _, given_up, added = run_client(
         start,
-        serve(tools.funcs),
+        serve(tools.funcs, cancellation="mcp"),
         ["give up", "wait", {}],
-        # That the other is released shows that it still ran.
-        ["call_tool", "release", {}],
         ["call_tool", "add", {"a": 1, "b": 2}],
     )
     assert "timed out" in given_up["message"]
+    assert tools.cancelled.wait(PATIENCE)
     assert text_of(added) == "3"
 
 
@@ -190,7 +188,7 @@ class Host:
             "notifications/progress": lambda **params: self.progress.put(params),
             "roots/list": lambda **_: {"roots": [{"uri": "file:///here", "name": "here"}]},
         }
-        self.client = RPCClient("127.0.0.1", port, funcs=funcs)
+        self.client = RPCClient("127.0.0.1", port, funcs=funcs, cancellation="mcp")
 
     def initialize(self) -> Any:
         found = self.client.call(
@@ -252,14 +250,15 @@ def test_its_server_notifies_and_calls(host: Host) -> None:
     assert host.call_tool("roots") == "here"
 
 
-@pytest.mark.interop(PEER, SERVER, "calls that are given up (they are not stopped)")
-def test_a_call_of_its_server_that_was_given_up_leaves_the_others_theirs(host: Host) -> None:
+@pytest.mark.interop(PEER, SERVER, "a call that is given up is stopped")
+def test_a_call_of_its_server_that_is_given_up_is_stopped(host: Host) -> None:
     host.initialize()
     waiting = host.client.submit("tools/call", name="wait")
     assert host.client.call("ping") == {}
     assert waiting.cancel()
     with pytest.raises(CallTimeout):
         host.client.with_options(timeout=SHORT).call("tools/call", name="wait")
+    assert host.call_tool("cancelled") == "2"
     assert host.call_tool("add", arguments={"a": 1, "b": 2}) == "3"
 
 

@@ -11,6 +11,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 never = asyncio.Event()
+stopped: list[str] = []
 
 
 async def list_tools(context: Any, params: Any) -> Any:
@@ -43,8 +44,17 @@ async def roots(session: Any) -> str:
 
 
 async def wait(session: Any) -> str:
-    await never.wait()
+    try:
+        await never.wait()
+    except asyncio.CancelledError:
+        stopped.append("wait")
+        raise
     return ""
+
+
+async def cancelled(session: Any) -> str:
+    """Tell how many calls of ``wait`` were stopped."""
+    return str(len(stopped))
 
 
 TOOLS: dict[str, Any] = {
@@ -54,6 +64,7 @@ TOOLS: dict[str, Any] = {
     "count": count,
     "roots": roots,
     "wait": wait,
+    "cancelled": cancelled,
 }
 
 
