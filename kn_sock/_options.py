@@ -20,6 +20,7 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_PENDING = 1000
 MAX_BATCH = 1000
 DRAIN_TIMEOUT = 10.0
+SEND_TIMEOUT = 60.0
 
 # Below this an ordinary error reply would not fit.
 _LEAST_LINE_BYTES = 1024
@@ -48,10 +49,16 @@ class ServerOptions:
             and wait, so that a cancellation or the peer's goodbye behind them is heard; past those,
             no more is read from that connection until a call ends.
         max_batch: members that a batch may have; a larger one is answered with -32010.
+        max_connections: connections that a server has at once; one more is told -32009, and closed.
+            ``None`` for no limit.
         threads: threads that run the functions which may block; 0 runs every function on the
             reactor.
         call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
             answered with -32001. ``None`` for no limit but the caller's own.
+        idle_timeout: seconds without a message, and without a call under way in either direction,
+            after which a connection is closed. ``None`` for no limit.
+        send_timeout: seconds in which a peer to which much waits to be sent has to take some of it;
+            it is disconnected otherwise. ``None`` for no limit.
         drain_timeout: seconds that calls under way may still take when the server stops; ``None``
             for no limit.
         expose_errors: whether the text of an exception that a function raised goes to the caller.
@@ -72,8 +79,15 @@ class ServerOptions:
     max_line_bytes: int = _option(MAX_LINE_BYTES, "longest line, in bytes, in either direction")
     max_pending: int = _option(MAX_PENDING, "calls of one connection under way at once")
     max_batch: int = _option(MAX_BATCH, "members that a batch may have")
+    max_connections: int | None = _option(None, "connections at once; none for no limit")
     threads: int = _option(default_threads, "threads for functions that may block; 0 for none")
     call_timeout: float | None = _option(None, "seconds that a call may take; none for no limit")
+    idle_timeout: float | None = _option(
+        None, "seconds without a message, after which to close; none for no limit"
+    )
+    send_timeout: float | None = _option(
+        SEND_TIMEOUT, "seconds for a peer that does not read; none for no limit"
+    )
     drain_timeout: float | None = _option(
         DRAIN_TIMEOUT, "seconds for calls under way when stopping"
     )
@@ -94,8 +108,12 @@ class ServerOptions:
         check_count("max_line_bytes", self.max_line_bytes, least=_LEAST_LINE_BYTES)
         check_count("max_pending", self.max_pending, least=1)
         check_count("max_batch", self.max_batch, least=1)
+        if self.max_connections is not None:
+            check_count("max_connections", self.max_connections, least=1)
         check_count("threads", self.threads, least=0)
         check_seconds("call_timeout", self.call_timeout)
+        check_seconds("idle_timeout", self.idle_timeout)
+        check_seconds("send_timeout", self.send_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
         check_choice("framing", self.framing, FRAMINGS)
         check_choice("unversioned", self.unversioned, get_args(Unversioned))

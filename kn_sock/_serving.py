@@ -17,11 +17,12 @@ from twisted.python.failure import Failure
 
 from kn_sock._admission import Admission
 from kn_sock._call import Call, current, run_as
+from kn_sock._codec import encode_error
 from kn_sock._deadlines import Deadlines
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Refusal, Request, Session, id_key
 from kn_sock._text import shown
-from kn_sock._workers import Job
+from kn_sock._workers import Job, Lane
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
 from kn_sock.methods import Method
 
@@ -31,6 +32,9 @@ set_current = current.set
 reset_current = current.reset
 
 _numbers = itertools.count(1)
+
+# So many of the longest lines may wait for a peer that does not read.
+_UNREAD_LINES: Final = 16
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
@@ -99,7 +103,10 @@ class Serving:
         # Requests with a deadline, and the calls that they became, by a number of their own.
         self._timed: dict[int, Request | Call] = {}
         self._deadlines: Deadlines | None = None
+        self._lane: Lane | None = None
         self._is_over = False
+        # Bytes of replies since the peer stopped reading; None while it reads.
+        self._unread: int | None = None
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
 
@@ -220,7 +227,9 @@ class Serving:
     ) -> None:
         work = (call, method.function, args, kwargs)
         try:
-            call._stop = self._runner.submit(run_as, work, self._thread_done, call)
+            if self._lane is None:
+                self._lane = Lane()
+            call._stop = self._runner.submit(run_as, work, self._thread_done, call, self._lane)
         except RuntimeError as problem:
             self._refuse(call._request, InternalError(f"no thread can be had: {problem}"))
             return
@@ -306,7 +315,22 @@ class Serving:
             return
         self._leave_turn(request)
         if line is not None and not self._is_over:
+            if self._unread is not None:
+                line = self._within_unread(request, line, self._unread)
             self._put(line)
+
+    def _within_unread(self, request: Request, line: bytes, unread: int) -> bytes:
+        """Let no more than so many bytes of replies wait for a peer that does not read."""
+        most = _UNREAD_LINES * self._runner.options.max_line_bytes
+        if unread + len(line) > most:
+            text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
+            error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
+            if request.batch is None:
+                line = self._session.refuse(request, error) or line
+            else:
+                line = encode_error("2.0", None, error)
+        self._unread = unread + len(line)
+        return line
 
     def _leave_turn(self, request: Request) -> None:
         """Take note that a request is answered."""
@@ -344,6 +368,7 @@ class Serving:
 
     def set_peer_reads(self, reads: bool) -> None:
         """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
+        self._unread = None if reads else self._unread or 0
         self._admission.set_peer_reads(reads)
         if reads:
             self._proceed()

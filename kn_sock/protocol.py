@@ -27,10 +27,10 @@ from zope.interface import implementer
 from kn_sock import _codec
 from kn_sock._documents import DocumentFramer
 from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
-from kn_sock._options import DRAIN_TIMEOUT, Framing
+from kn_sock._options import DRAIN_TIMEOUT, Framing, ServerOptions
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import address_text, certificate_of, write_of
+from kn_sock._peer import address_text, certificate_of, unsent_bytes, write_of
 from kn_sock._runner import Runner
 from kn_sock._serving import Serving
 from kn_sock._session import (
@@ -45,6 +45,7 @@ from kn_sock._session import (
     Violation,
 )
 from kn_sock._verbs import CallOptions
+from kn_sock._watches import IdleWatch, StallWatch
 from kn_sock._writer import Writer
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError
@@ -105,6 +106,7 @@ class RPCProtocol(LineReceiver):
     delimiter = b"\n"
     # Any stream transport; what it offers beyond ITransport is asked for where it is used.
     transport: Any
+    _connection: RPCConnection
 
     def __init__(
         self,
@@ -129,6 +131,7 @@ class RPCProtocol(LineReceiver):
         self._backlog: list[Line | OverlongLine] = []
         self._backlog_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
+        self._idle_watch: IdleWatch | None = None
         self._is_reading = True
         self._heard_first_line = False
         self._peer_is_done = False
@@ -148,16 +151,30 @@ class RPCProtocol(LineReceiver):
         self._outbox = Outbox(write_of(transport), self._settings.turn)
         self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
-        self._connection: RPCConnection | None = None
         self._thread_id = get_ident()
         self._state = State.OPEN
+        self._watch(self._settings.runner.options)
         transport.registerProducer(self, True)
         self._opened(self)
+
+    def _watch(self, options: ServerOptions) -> None:
+        self._stall_watch = StallWatch(
+            self.reactor,
+            options.send_timeout,
+            lambda: self._outbox.written_bytes - unsent_bytes(self.transport),
+            self._stalled,
+        )
+        if options.idle_timeout is not None:
+            self._idle_watch = IdleWatch(
+                self.reactor, options.idle_timeout, self._is_busy, self._idle
+            )
 
     @override
     def dataReceived(self, data: bytes) -> None:
         if self._state is not State.OPEN:
             return
+        if self._idle_watch is not None:
+            self._idle_watch.heard()
         lines = self._framer.feed(data)
         if not self._heard_first_line and lines:
             self._heard_first_line = True
@@ -257,6 +274,7 @@ class RPCProtocol(LineReceiver):
         if was_open:
             self._settle_from(left_over)
         if was_made:
+            self._end_watches()
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
             self._outbox.close()
@@ -291,11 +309,13 @@ class RPCProtocol(LineReceiver):
     @override
     def pauseProducing(self) -> None:
         """The peer does not take what we write: begin nothing new until it does."""
+        self._stall_watch.begin()
         self._serving.set_peer_reads(False)
 
     @override
     def resumeProducing(self) -> None:
         """The peer took what we wrote: go on."""
+        self._stall_watch.end()
         self._serving.set_peer_reads(True)
 
     @override
@@ -322,14 +342,35 @@ class RPCProtocol(LineReceiver):
         else:
             self.transport.pauseProducing()
 
+    def _stalled(self) -> None:
+        seconds = self._settings.runner.options.send_timeout
+        reason = f"it took nothing of what was sent to it for {seconds:g} s"
+        log.warn("{peer}: {reason}; aborted", peer=self.peer_text, reason=reason)
+        self._abort(reason)
+
+    def _is_busy(self) -> bool:
+        return self.awaits_replies or not self._serving.is_idle
+
+    def _idle(self) -> None:
+        if self._state is State.OPEN:
+            self._begin_close("nothing happened on it for idle_timeout")
+
+    def _end_watches(self) -> None:
+        self._stall_watch.end()
+        if self._idle_watch is not None:
+            self._idle_watch.end()
+
     # --- calls that we make -----------------------------------------------------------------------
 
     @property
     def connection(self) -> RPCConnection:
         """The verbs to call the peer with."""
-        if self._connection is None:
-            self._connection = RPCConnection(self, self._settings.call_options)
-        return self._connection
+        try:
+            return self._connection
+        except AttributeError:
+            # Asked for by two threads at once, it is one: dict.setdefault() is atomic.
+            made = RPCConnection(self, self._settings.call_options)
+            return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
     @property
     def writer(self) -> Writer:
@@ -419,6 +460,7 @@ class RPCProtocol(LineReceiver):
         self._state = State.CLOSING
         self._reason = reason
         self._settings.turn.flush()
+        self._end_watches()
         self._take_backlog()
         self._serving.end()
         self._outgoing.end(reason, None)
@@ -442,6 +484,7 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        self._end_watches()
         self._take_backlog()
         self._serving.end()
         self.transport.abortConnection()

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -27,6 +27,7 @@ from kn_sock._discover import standard_methods
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._peer import address_text
+from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
 from kn_sock._version import __version__
 from kn_sock._writer import Writer
@@ -39,6 +40,9 @@ log = Logger()
 
 # The kernel's queue of connections not accepted yet; fifty, Twisted's own, makes a burst wait.
 LISTEN_BACKLOG = 1024
+
+# Connections that are being told that they are one too many; those past them are just closed.
+_MOST_REFUSED = 100
 
 
 class RPCServerFactory(Factory):
@@ -90,18 +94,34 @@ class RPCServerFactory(Factory):
         )
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
+        # Those that are one too many, while they are told so.
+        self._refused: set[RefusingProtocol] = set()
         self._is_draining = False
 
     @override
-    def buildProtocol(self, addr: IAddress | None) -> RPCProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._is_draining:
             return None
+        most = self.options.max_connections
+        if most is not None and len(self.connections) >= most:
+            return self._refuse(most, addr)
         # Not every protocol that is built gets a connection: TLS may fail to begin.
         protocol = RPCProtocol(
             self._settings, opened=self.connections.add, ended=self._connection_ended
         )
         protocol.factory = self
         return protocol
+
+    def _refuse(self, most: int, addr: IAddress | None) -> Protocol | None:
+        log.warn(
+            "{peer}: refused, there are {most} connections", peer=address_text(addr), most=most
+        )
+        if len(self._refused) >= _MOST_REFUSED:
+            # They are told at leisure, as long as that costs little.
+            return None
+        refusing = RefusingProtocol(cast(IReactorTime, self._reactor), most, self._refused.discard)
+        self._refused.add(refusing)
+        return refusing
 
     def _connection_ended(self, protocol: RPCProtocol) -> None:
         self.connections.discard(protocol)
@@ -147,6 +167,8 @@ class RPCServerFactory(Factory):
 
     def abort(self) -> None:
         """Close every connection at once, whatever is under way."""
+        for refused in list(self._refused):
+            refused.transport.abortConnection()
         for protocol in list(self.connections):
             log.warn("{peer}: aborted while it was still busy", peer=protocol.peer_text)
             protocol.abort()
