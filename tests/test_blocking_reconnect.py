@@ -25,6 +25,7 @@ from kn_sock import (
     RPCConnection,
     start_rpc_server,
 )
+from kn_sock._reactor_thread import reactor_thread
 
 # Nothing here takes this long; a test that does has hung.
 PATIENCE = 20.0
@@ -176,6 +177,8 @@ def test_closing_fails_calls_that_wait_for_a_server(free_port: int) -> None:
     client = RPCClient("127.0.0.1", free_port, queue_while_disconnected=True)
     waiting = client.submit("add", 1, 2)
     client.close()
+    # Nothing is left of it on the reactor's thread.
+    assert client._handle.link.channel not in reactor_thread().closables
     with pytest.raises(ConnectionLost) as caught:
         waiting.result(PATIENCE)
     assert caught.value.maybe_executed is False

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet import reactor, ssl
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
@@ -35,6 +36,8 @@ from kn_sock import (
     current_call,
     in_reactor,
 )
+from kn_sock.client import ClientFactory
+from kn_sock.protocol import RPCProtocol
 from kn_sock.testing import MemoryNetwork
 
 # Nothing here takes this long; a test that does has hung.
@@ -254,6 +257,36 @@ def test_a_handshake_that_never_ends_is_ended_by_the_server(
     assert not any(transport.disconnected for transport in transports)
     clock.advance(0.2)
     assert all(transport.disconnected for transport in transports)
+
+
+def test_a_call_before_the_handshake_is_not_written(
+    certificate: Path, network: MemoryNetwork
+) -> None:
+    clock = network.reactor
+    factory = ClientFactory(clock)
+    tls = TLSMemoryBIOFactory(ssl.optionsForClientTLS("localhost"), True, factory, clock=clock)
+    protocol = tls.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    assert protocol is not None
+    protocol.makeConnection(StringTransport())
+    inner = protocol.wrappedProtocol
+    assert isinstance(inner, RPCProtocol)
+    assert not inner.is_open
+    failed: list[Any] = []
+    for size in (1, 100_000):
+        inner.connection.call("add", "x" * size, "y").addErrback(failed.append)
+    clock.advance(0)
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert [failure.value.maybe_executed for failure in failed] == [False, False]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_before_the_handshake_goes_out_after_it(client_endpoint: str) -> None:
+    endpoint = clientFromString(reactor, client_endpoint)
+    protocol = await endpoint.connect(ClientFactory(reactor))
+    assert isinstance(protocol, RPCProtocol)
+    assert not protocol.is_open
+    assert await protocol.connection.call("add", 1, 2) == 3
+    await protocol.close()
 
 
 def test_a_server_that_drains_does_not_wait_for_a_handshake(
