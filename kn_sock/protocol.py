@@ -229,6 +229,7 @@ class RPCProtocol(LineReceiver):
         turn.hold()
         try:
             self._handle(lines)
+            self._outgoing.proceed()
         finally:
             turn.release()
         if self._serving.tells_when_idle:

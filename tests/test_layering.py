@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "_conversion": set(),
     "methods": {"errors", "_text", "_conversion"},
     "_discover": {"methods", "_conversion"},
-    "_outgoing": {"errors", "_session", "_outbox", "_deadlines"},
+    "_outgoing": {"errors", "_options", "_session", "_outbox", "_deadlines"},
     "connection": {"errors", "_writer", "_verbs", "_outgoing", "_call"},
     "_peer": set(),
     "_watches": set(),
