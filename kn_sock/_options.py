@@ -149,6 +149,12 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise unless *value* is true or false."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
 def check_seconds(name: str, value: object) -> None:
     """Raise unless *value* is a number of seconds, not negative, or ``None`` for no limit."""
     if value is None:

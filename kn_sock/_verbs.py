@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from kn_sock._options import check_seconds, options_from
+from kn_sock._options import check_flag, check_seconds, options_from
 
 T = TypeVar("T")
 
@@ -23,13 +23,18 @@ class CallOptions:
     Attributes:
         timeout: seconds to wait for the reply; ``None`` for no limit.
         propagate_deadline: whether the peer is told how long that is, in the 2.0 dialect.
+        idempotent: whether the method may be run twice: a call that was written when the connection
+            was lost is then sent once more, over a new one.
     """
 
     timeout: float | None = DEFAULT_TIMEOUT
     propagate_deadline: bool = False
+    idempotent: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
+        check_flag("propagate_deadline", self.propagate_deadline)
+        check_flag("idempotent", self.idempotent)
 
     def told(self, timeout: float | None) -> float | None:
         """Give what the peer is told of a call that may take so many seconds."""

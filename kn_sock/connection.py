@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
 from kn_sock._call import time_left
-from kn_sock._outgoing import PendingCall
+from kn_sock._outgoing import Again, PendingCall
 from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock._writer import Writer
 from kn_sock.errors import CallCancelled, CallTimeout
@@ -67,6 +67,8 @@ class DeferredVerbs:
         except (TypeError, ValueError, CallTimeout) as problem:
             call.fail(problem)
         else:
+            if options.idempotent:
+                call.again = Again(line)
             self._channel.start([call], line)
         return call.deferred
 
@@ -95,7 +97,7 @@ class DeferredVerbs:
             timeout = time_left(self._options.timeout)
         except CallTimeout:
             return fail()
-        return send_batch(self._channel, entries, timeout, told=self._options.told(timeout))
+        return send_batch(self._channel, entries, self._options.replaced({"timeout": timeout}))
 
     @property
     def remote(self) -> Remote[Deferred[Any]]:
@@ -106,7 +108,11 @@ class DeferredVerbs:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``propagate_deadline``.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``idempotent=True`` for
+                methods that may be run twice. A call that was written when the connection was lost
+                is then sent once more, over the next one, within its time; a batch is, where none
+                of its calls had ended. That does nothing for a connection that does not come back,
+                as `connect` makes it.
         """
         return RPCConnection(self._channel, self._options.replaced(options))
 
@@ -203,25 +209,26 @@ class WholeBatch:
 
 
 def send_batch(
-    channel: Channel,
-    entries: list[BatchEntry],
-    timeout: float | None,
-    *,
-    told: float | None = None,
+    channel: Channel, entries: list[BatchEntry], options: CallOptions
 ) -> Deferred[list[Any]]:
     """Send a batch over a channel; the Deferred fires with its results in order.
 
     Args:
         channel: where to.
         entries: what is in it.
-        timeout: seconds that each of its calls may take; ``None`` for no limit.
-        told: the same, where the peer is told.
+        options: how each of its calls is made.
     """
     if not entries:
         return succeed([])
-    batch = WholeBatch(channel, entries, timeout)
+    batch = WholeBatch(channel, entries, options.timeout)
     try:
-        channel.start(batch.calls, write_batch(channel.writer, batch.calls, entries, told))
+        told = options.told(options.timeout)
+        line = write_batch(channel.writer, batch.calls, entries, told)
+        if options.idempotent:
+            again = Again(line)
+            for call in batch.calls:
+                call.again = again
+        channel.start(batch.calls, line)
     except Exception as problem:
         batch.deferred.errback(problem)
         return batch.deferred

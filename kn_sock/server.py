@@ -44,6 +44,9 @@ LISTEN_BACKLOG = 1024
 # Connections that are being told that they are one too many; those past them are just closed.
 _MOST_REFUSED = 100
 
+# Seconds for a TLS handshake: a peer that never ends it must not keep its connection for ever.
+_HANDSHAKE_TIMEOUT = 10.0
+
 
 class RPCServerFactory(Factory):
     """Serves functions to every connection: ``endpoint.listen(RPCServerFactory(FUNCS))``.
@@ -90,10 +93,16 @@ class RPCServerFactory(Factory):
             on_exit or self._stop_reactor,
         )
         self._settings = Settings(
-            runner, turn, clock, Writer(cancellation=self.options.cancellation)
+            runner,
+            turn,
+            clock,
+            Writer(cancellation=self.options.cancellation),
+            handshake_timeout=_HANDSHAKE_TIMEOUT,
         )
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
+        # Those whose TLS handshake is not done.
+        self._unopened: set[RPCProtocol] = set()
         # Those that are one too many, while they are told so.
         self._refused: set[RefusingProtocol] = set()
         self._is_draining = False
@@ -103,11 +112,14 @@ class RPCServerFactory(Factory):
         if self._is_draining:
             return None
         most = self.options.max_connections
-        if most is not None and len(self.connections) >= most:
+        if most is not None and len(self.connections) + len(self._unopened) >= most:
             return self._refuse(most, addr)
         # Not every protocol that is built gets a connection: TLS may fail to begin.
         protocol = RPCProtocol(
-            self._settings, opened=self.connections.add, ended=self._connection_ended
+            self._settings,
+            made=self._unopened.add,
+            opened=self._connection_opened,
+            ended=self._connection_ended,
         )
         protocol.factory = self
         return protocol
@@ -123,7 +135,12 @@ class RPCServerFactory(Factory):
         self._refused.add(refusing)
         return refusing
 
+    def _connection_opened(self, protocol: RPCProtocol) -> None:
+        self._unopened.discard(protocol)
+        self.connections.add(protocol)
+
     def _connection_ended(self, protocol: RPCProtocol) -> None:
+        self._unopened.discard(protocol)
         self.connections.discard(protocol)
         self._release_threads()
 
@@ -140,7 +157,7 @@ class RPCServerFactory(Factory):
 
     def _release_threads(self) -> None:
         # A factory may listen on several ports, and connections outlive the ports.
-        if not self.numPorts and not self.connections:
+        if not self.numPorts and not self.connections and not self._unopened:
             self._settings.runner.stop()
 
     def drain(self) -> Deferred[None]:
@@ -152,7 +169,7 @@ class RPCServerFactory(Factory):
             A Deferred that fires when no connection is left. It does not fail.
         """
         self._is_draining = True
-        draining = [protocol.drain() for protocol in list(self.connections)]
+        draining = [protocol.drain() for protocol in [*self._unopened, *self.connections]]
         closed = DeferredList(draining, consumeErrors=True)
         timeout = self.options.drain_timeout
         if timeout is None or closed.called:

@@ -462,7 +462,7 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "kind"), [(0, ValueError), (65536, ValueError), ("8080", TypeError), (True, TypeError)]
+    ("port", "kind"), [(0, ValueError), (65536, ValueError), ("80a", TypeError), (True, TypeError)]
 )
 def test_a_port_that_is_none_is_refused(port: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="port"):

@@ -333,7 +333,7 @@ async def test_a_socket_that_is_not_read_is_disconnected() -> None:
     while not factory.connections:
         await tick()
     (server,) = factory.connections
-    closing = server._when_closed()
+    closing = server.when_closed()
     for number in range(10):
         client.transport.write(call(number, "echo", "x" * 2_000_000))
     await closing
