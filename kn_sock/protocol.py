@@ -526,6 +526,7 @@ class RPCProtocol(LineReceiver):
         # First, as what is written now may report back.
         self._state = State.CLOSING
         self._reason = reason
+        self._outgoing.tell_all_cancelled()
         self._settings.turn.flush()
         self._end_watches()
         self._take_backlog()

@@ -11,17 +11,20 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
-from kn_sock import RPCClient, RPCServerService, current_call, in_reactor
+from kn_sock import ConnectionLost, RPCClient, RPCServerService, current_call, in_reactor
 from kn_sock._reactor_thread import reactor_thread
 from tests.faults.peers import (
+    CALLERS,
     HOST,
     PATIENCE,
+    Caller,
     Peer,
     Served,
     call,
@@ -133,13 +136,27 @@ def test_one_byte_at_a_time_is_a_call_like_any_other(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("method", ["wait", "work"])
-@pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
-def test_a_client_that_leaves_after_its_call_has_it_cancelled(
-    peer: Peer, methods: Methods, method: str, leave: Callable[[Peer], None]
-) -> None:
+def test_a_reset_cancels_what_was_called(peer: Peer, methods: Methods, method: str) -> None:
     peer.send(call(1, method))
     assert methods.entered.acquire(timeout=PATIENCE)
-    leave(peer)
+    peer.reset()
+    assert methods.cancelled.acquire(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("method", ["wait", "work"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_client_of_ours_that_is_closed_has_its_calls_cancelled(
+    server: Served, methods: Methods, method: str, caller: type[Caller]
+) -> None:
+    """To the server a close looks like the end of the requests, so the client says more."""
+    client = caller(server.port)
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(client.call, PATIENCE, method)
+        assert methods.entered.acquire(timeout=PATIENCE)
+        client.close()
+        problem = calling.exception(PATIENCE)
+    assert isinstance(problem, ConnectionLost)
+    assert problem.maybe_executed
     assert methods.cancelled.acquire(timeout=PATIENCE)
 
 
@@ -264,7 +281,7 @@ def test_the_id_of_a_call_of_another_connection_cancels_nothing(
     peer.send(call(2, "rpc.ping"))
     assert peer.message()["result"] == "pong"
     assert not methods.cancelled.acquire(blocking=False)
-    other.close()
+    other.reset()
     assert methods.cancelled.acquire(timeout=PATIENCE)
 
 
