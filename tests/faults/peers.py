@@ -24,6 +24,8 @@ from kn_sock import (
     RPCClient,
     RPCClientService,
     RPCConnection,
+    RPCProtocol,
+    RPCServerService,
     connect,
     start_rpc_server,
 )
@@ -195,6 +197,34 @@ class Served:
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         assert self.raised == []
+
+
+class ServedService:
+    """A service of ours that serves on the background reactor, where it can be looked into."""
+
+    def __init__(
+        self, funcs: Any, *, endpoint: str = f"tcp:0:interface={HOST}", **options: Any
+    ) -> None:
+        self._thread = reactor_thread()
+        self._service: RPCServerService = self._thread.call(
+            lambda: RPCServerService(endpoint, funcs, reactor=self._thread.reactor, **options)
+        )
+        listening: Any = self._thread.call(self._service.listen)
+        self.port: int = listening.getHost().port
+        self.is_stopped = threading.Event()
+
+    def connections(self) -> list[RPCProtocol]:
+        return self._thread.call(lambda: list(self._service.factory.connections))
+
+    def begin_to_stop(self) -> None:
+        def stop() -> None:
+            self._service.stopService().addCallback(lambda _: self.is_stopped.set())
+
+        self._thread.call(stop)
+
+    def stop(self) -> None:
+        if not self.is_stopped.is_set():
+            self._thread.call(self._service.stopService)
 
 
 class BlockingCaller:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from kn_sock import ConnectionLost, RPCClient, RPCServerService, current_call, in_reactor
+from kn_sock import ConnectionLost, RPCClient, current_call, in_reactor
 from kn_sock._reactor_thread import reactor_thread
 from tests.faults.peers import (
     CALLERS,
@@ -27,6 +27,7 @@ from tests.faults.peers import (
     Caller,
     Peer,
     Served,
+    ServedService,
     call,
     join,
     tls_client_context,
@@ -288,33 +289,14 @@ def test_the_id_of_a_call_of_another_connection_cancels_nothing(
 # --- TLS ------------------------------------------------------------------------------------------
 
 
-class TLSServed:
-    """A server over TLS, on the background reactor."""
-
-    def __init__(self, directory: Path, funcs: Any) -> None:
-        self._thread = reactor_thread()
-        files = f"privateKey={directory}/server.key:certKey={directory}/cert.pem"
-        endpoint = f"ssl:0:interface={HOST}:{files}"
-        self._service: RPCServerService = self._thread.call(
-            lambda: RPCServerService(endpoint, funcs, reactor=self._thread.reactor)
-        )
-        listening: Any = self._thread.call(self._service.listen)
-        self.port: int = listening.getHost().port
-
-    def connections(self) -> int:
-        return self._thread.call(lambda: len(self._service.factory.connections))
-
-    def stop(self) -> None:
-        self._thread.call(self._service.stopService)
-
-
 @pytest.fixture
 def tls_server(
     certificate: Path,  # noqa: F811  # a fixture
     methods: Methods,
     nothing_is_left: None,
-) -> Iterator[TLSServed]:
-    server = TLSServed(certificate, methods)
+) -> Iterator[ServedService]:
+    files = f"privateKey={certificate}/server.key:certKey={certificate}/cert.pem"
+    server = ServedService(methods, endpoint=f"ssl:0:interface={HOST}:{files}")
     yield server
     with RPCClient.from_endpoint(
         f"tls:localhost:{server.port}:trustRoots={certificate}", timeout=PATIENCE
@@ -336,7 +318,7 @@ def client_hello() -> bytes:
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_tls_that_is_cut_in_the_middle_of_the_handshake(
-    tls_server: TLSServed, share: float, leave: Callable[[Peer], None]
+    tls_server: ServedService, share: float, leave: Callable[[Peer], None]
 ) -> None:
     peer = join(tls_server.port)
     hello = client_hello()
@@ -344,12 +326,12 @@ def test_tls_that_is_cut_in_the_middle_of_the_handshake(
     if share == 1.0:
         assert peer.socket.recv(5)[0] == 0x16
     leave(peer)
-    wait_until(lambda: tls_server.connections() == 0)
+    wait_until(lambda: not tls_server.connections())
 
 
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
 def test_tls_that_is_cut_without_a_goodbye(
-    tls_server: TLSServed,
+    tls_server: ServedService,
     certificate: Path,  # noqa: F811  # a fixture
     methods: Methods,
     leave: Callable[[Peer], None],
@@ -370,11 +352,11 @@ def test_tls_that_is_cut_without_a_goodbye(
     assert methods.entered.acquire(timeout=PATIENCE)
     leave(plain)
     assert methods.cancelled.acquire(timeout=PATIENCE)
-    wait_until(lambda: tls_server.connections() == 0)
+    wait_until(lambda: not tls_server.connections())
 
 
 def test_what_is_no_tls_at_a_port_with_it_runs_nothing(
-    tls_server: TLSServed, methods: Methods
+    tls_server: ServedService, methods: Methods
 ) -> None:
     peer = join(tls_server.port)
     peer.send(call(1, "echo", 1))
