@@ -34,6 +34,7 @@ from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._peer import (
     address_text,
+    can_half_close,
     certificate_of,
     is_tls,
     undelivered_bytes,
@@ -151,6 +152,7 @@ class RPCProtocol(LineReceiver):
         self._backlog_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
+        self._half_closes = False
         self._idle_watch: IdleWatch | None = None
         self._is_reading = True
         self._heard_first_line = False
@@ -166,6 +168,7 @@ class RPCProtocol(LineReceiver):
         # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
             getattr(transport, option, lambda _: None)(True)
+        self._half_closes = can_half_close(transport) and undelivered_bytes(transport) is not None
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
         self._outbox = Outbox(write_of(transport), self._settings.turn)
@@ -573,11 +576,11 @@ class RPCProtocol(LineReceiver):
             self.transport.resumeProducing()
         # With a producer registered, TLS would wait for it before it closes.
         self.transport.unregisterProducer()
-        if self._peer_is_done or undelivered_bytes(self.transport) is None:
-            self.transport.loseConnection()
-        else:
+        if self._half_closes and not self._peer_is_done:
             # `writeConnectionLost` goes on.
             self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
 
     def _abort_handshake(self) -> None:
         # A goodbye would have to wait for the handshake, and the peer may never end that.
