@@ -47,6 +47,8 @@ class ServerOptions:
             reactor.
         drain_timeout: seconds that calls under way may still take when the server stops; ``None``
             for no limit.
+        login_timeout: where callers have to log in, seconds that a connection has for it, before it
+            is closed; ``None`` for no limit.
         expose_errors: whether the text of an exception that a function raised goes to the caller.
             Without it the caller gets "internal error" and a reference, which the log has too.
         share_tracebacks: whether the traceback goes to the caller too.
@@ -61,6 +63,7 @@ class ServerOptions:
     drain_timeout: float | None = _option(
         DRAIN_TIMEOUT, "seconds for calls under way when stopping"
     )
+    login_timeout: float | None = _option(60.0, "seconds to log in, where that is asked for")
     expose_errors: bool = _option(True, "send the text of an exception to the caller")
     share_tracebacks: bool = _option(False, "send the traceback of an exception to the caller")
     executor: Executor | None = None
@@ -71,6 +74,7 @@ class ServerOptions:
         check_count("max_batch", self.max_batch, least=1)
         check_count("threads", self.threads, least=0)
         check_seconds("drain_timeout", self.drain_timeout)
+        check_seconds("login_timeout", self.login_timeout)
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
@@ -75,7 +75,8 @@ class Serving:
         self._put = put
         self._session = session
         self._runner = runner
-        self._methods = runner.methods
+        self._methods: Mapping[str, Method] = runner.methods
+        self._absent: Callable[[Request], RPCError | None] = _not_found
         self._most = runner.options.max_pending
         self._running: dict[Call, None] = {}
         self._by_id: dict[Any, Call] = {}
@@ -90,6 +91,21 @@ class Serving:
         self._is_over = False
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
+
+    def serve(
+        self,
+        methods: Mapping[str, Method],
+        absent: Callable[[Request], RPCError | None] | None = None,
+    ) -> None:
+        """Serve these methods from now on.
+
+        Args:
+            methods: by name.
+            absent: what is answered where a method is none of them; by default, that it is not
+                there. ``None`` is for a notification, and drops it.
+        """
+        self._methods = methods
+        self._absent = absent or _not_found
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -181,7 +197,7 @@ class Serving:
     def _run(self, request: Request) -> None:
         method = self._methods.get(request.method)
         if method is None:
-            self._refuse(request, MethodNotFound(f"Method '{shown(request.method)}' not found"))
+            self._refuse(request, self._absent(request))
             return
         try:
             args, kwargs = method.bind(request.params, request.kwargs)
@@ -389,6 +405,10 @@ class Serving:
         self._in_order.clear()
         for call in list(self._running):
             self._cancel(call)
+
+
+def _not_found(request: Request) -> RPCError:
+    return MethodNotFound(f"Method '{shown(request.method)}' not found")
 
 
 def _is_awaitable(value: Any) -> bool:
