@@ -44,6 +44,10 @@ class Deadlines:
         elif heap[0][1] == call_id and when < self._timer.getTime():
             self._timer.reset(seconds)
 
+    def times(self) -> dict[int, float]:
+        """Give when the time of each open call comes, in the clock's seconds."""
+        return {call_id: when for when, call_id in self._heap if call_id in self._open}
+
     def stop(self) -> None:
         """Forget them all."""
         self._heap.clear()

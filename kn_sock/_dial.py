@@ -1,35 +1,45 @@
-"""Making one connection: where to, the time it may take, and how it fails."""
+"""One attempt at one endpoint: the time that it may take, and how it fails.
+
+What is asked of a connection before it is of use, is `_failover`'s.
+"""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar, cast
 
 from twisted.internet import error as twisted_error
-from twisted.internet.abstract import isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IHostResolution,
-    IProtocol,
-    IProtocolFactory,
-    IReactorPluggableNameResolver,
-    IReactorTime,
-    IResolutionReceiver,
-    IStreamClientEndpoint,
-)
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from kn_sock._endpoints import place_of
 from kn_sock._options import check_seconds
 from kn_sock.errors import ConnectFailed, ConnectRefused
-from kn_sock.protocol import RPCProtocol
 
-# What an address of a name has before the next one is tried beside it: RFC 8305, section 5.
-_ATTEMPT_DELAY = 0.25
+P = TypeVar("P")
+
+
+class Progress:
+    """How far an attempt has come, for the error when its time is up.
+
+    Attributes:
+        place: what is connected to.
+        lacks: what has not happened yet.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.lacks = "no answer"
+
+    def failed(self, reason: str, number: int | None = None) -> ConnectFailed:
+        """Make the error of this attempt."""
+        return ConnectFailed(f"cannot connect to {self.place}: {reason}", number)
+
+
+#: Makes a connection that was made one of use, or raises what its attempt fails with.
+Prepare: TypeAlias = Callable[[Any, Progress], Awaitable[object]]
 
 
 def dial(
@@ -37,13 +47,19 @@ def dial(
     factory: IProtocolFactory,
     timeout: float | None,
     reactor: Any,
-) -> Deferred[RPCProtocol]:
-    """Make one connection; the Deferred fails with `ConnectFailed`, or when it is cancelled."""
+    prepare: Prepare | None = None,
+) -> Deferred[Any]:
+    """Make one connection.
+
+    Returns:
+        A Deferred that fires with the protocol, or fails with `ConnectFailed`, or when it is
+        cancelled with ``CancelledError``.
+    """
     check_seconds("connect_timeout", timeout)
-    place = _place_of(endpoint)
-    attempt = cast("Deferred[RPCProtocol]", maybeDeferred(endpoint.connect, factory))
+    progress = Progress(place_of(endpoint))
+    attempt = Deferred.fromCoroutine(_made(endpoint, factory, progress, prepare))
     if timeout is None:
-        return attempt.addErrback(_as_connect_failed, place)
+        return attempt.addErrback(_as_connect_failed, progress)
 
     # Deferred.addTimeout would not know the error that a cancelled endpoint fails with.
     timer = cast(IReactorTime, reactor).callLater(timeout, lambda: attempt.cancel())
@@ -52,171 +68,27 @@ def dial(
         if timer.active():
             timer.cancel()
         elif isinstance(outcome, Failure):
-            text = f"cannot connect to {place}: no answer within {timeout:g} s"
-            error = ConnectFailed(text, errno.ETIMEDOUT)
+            error = progress.failed(f"{progress.lacks} within {timeout:g} s", errno.ETIMEDOUT)
             error.__cause__ = outcome.value
             return Failure(error)
         return outcome
 
-    return attempt.addBoth(done).addErrback(_as_connect_failed, place)
+    return attempt.addBoth(done).addErrback(_as_connect_failed, progress)
 
 
-def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStreamClientEndpoint:
-    """Take a client endpoint as it is, or make one of its description.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: the description cannot be understood.
-    """
-    if IStreamClientEndpoint.providedBy(endpoint):
-        return endpoint
-    if not isinstance(endpoint, str):
-        raise TypeError(f"a client endpoint or its description is wanted, not {endpoint!r}")
-    kind, _, rest = endpoint.partition(":")
-    host, _, port = rest.rpartition(":")
-    if kind == "tcp" and host and port.isdigit() and not set("=:\\") & set(host):
-        return host_endpoint(reactor, host, int(port))
-    try:
-        return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
-    except Exception as problem:
-        if kind in ("tls", "ssl") and isinstance(problem, (NameError, ImportError)):
-            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
-        raise ValueError(
-            f"{endpoint!r} is no client endpoint ({problem}); "
-            "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"
-        ) from problem
+async def _made(
+    endpoint: IStreamClientEndpoint,
+    factory: IProtocolFactory,
+    progress: Progress,
+    prepare: Prepare | None,
+) -> Any:
+    protocol = await endpoint.connect(factory)
+    if prepare is not None:
+        await prepare(protocol, progress)
+    return protocol
 
 
-def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-    """Make the endpoint of a name or an address, and a port.
-
-    Raises:
-        ValueError, TypeError: it is no port, or no host.
-    """
-    if type(port) is not int:
-        raise TypeError(f"a port is a whole number, not {port!r}")
-    if not 0 < port < 65536:
-        raise ValueError(f"a port is between 1 and 65535, not {port}")
-    if not isinstance(host, str) or not host:
-        raise TypeError(f"a host is a name or an address, not {host!r}")
-    try:
-        host.encode("idna")
-    except UnicodeError as problem:
-        raise ValueError(f"{host!r} can be no host: {problem}") from None
-    kind: Any = NameEndpoint
-    if isIPv6Address(host):
-        kind = TCP6ClientEndpoint
-    elif ":" in host:
-        raise ValueError(f"a host is a name or an address, and the port is apart: not {host!r}")
-    elif host.replace(".", "").isdigit():
-        kind = TCP4ClientEndpoint
-    return cast(IStreamClientEndpoint, kind(reactor, host, port))
-
-
-@implementer(IStreamClientEndpoint)
-class NameEndpoint:
-    """Connects to a name: to the first of its addresses that answers.
-
-    An address that fails is followed by the next one at once, where Twisted's own endpoint waits
-    300 ms first; that would be paid for every ``localhost`` that is ``::1`` before ``127.0.0.1``.
-    Nor does this import the global reactor, which is not ours to install.
-    """
-
-    def __init__(self, reactor: Any, host: str, port: int) -> None:
-        self._reactor = reactor
-        self._host = host
-        self._port = port
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Resolve the name and connect."""
-        race = _Race(self._reactor, protocolFactory)
-        receiver = _Addresses(lambda found: race.begin(found, self._host, self._port))
-        resolver = cast(IReactorPluggableNameResolver, self._reactor).nameResolver
-        resolver.resolveHostName(receiver, self._host, self._port)
-        return race.winner
-
-
-@implementer(IResolutionReceiver)
-class _Addresses:
-    """Collects what a name resolves to."""
-
-    def __init__(self, done: Callable[[list[IAddress]], object]) -> None:
-        self._done = done
-        self._found: list[IAddress] = []
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Nothing: a resolution cannot be stopped, only ignored."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        """Take one address."""
-        self._found.append(address)
-
-    def resolutionComplete(self) -> None:
-        """Hand on all of them."""
-        self._done(self._found)
-
-
-class _Race:
-    """Attempts at several addresses; the first connection wins, and the others are given up."""
-
-    def __init__(self, reactor: Any, factory: IProtocolFactory) -> None:
-        self.winner: Deferred[IProtocol] = Deferred(lambda _: self._stop())
-        self._reactor = reactor
-        self._factory = factory
-        self._to_try: list[Any] = []
-        self._under_way: list[Deferred[Any]] = []
-        self._timer: IDelayedCall | None = None
-        self._is_over = False
-
-    def begin(self, addresses: list[Any], host: str, port: int) -> None:
-        """Try the addresses in their order."""
-        if self._is_over:
-            return
-        for address in addresses:
-            kind = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
-            self._to_try.append(kind(self._reactor, address.host, port))
-        if self._to_try:
-            self._try_next()
-        else:
-            self._is_over = True
-            self.winner.errback(twisted_error.DNSLookupError(f"there is no host {host!r}"))
-
-    def _try_next(self) -> None:
-        attempt: Deferred[Any] = self._to_try.pop(0).connect(self._factory)
-        self._under_way.append(attempt)
-        if self._to_try:
-            self._timer = self._reactor.callLater(_ATTEMPT_DELAY, self._try_next)
-        attempt.addCallbacks(self._won, self._lost, (attempt,), {}, (attempt,))
-
-    def _won(self, protocol: Any, attempt: Deferred[Any]) -> None:
-        self._under_way.remove(attempt)
-        self._stop()
-        self.winner.callback(protocol)
-
-    def _lost(self, failure: Failure, attempt: Deferred[Any]) -> None:
-        self._under_way.remove(attempt)
-        if self._is_over:
-            return
-        if self._to_try:
-            self._stop_timer()
-            self._try_next()
-        elif not self._under_way:
-            self._is_over = True
-            self.winner.errback(failure)
-
-    def _stop(self) -> None:
-        self._is_over = True
-        self._stop_timer()
-        for attempt in list(self._under_way):
-            attempt.cancel()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
-
-def _as_connect_failed(failure: Failure, place: str) -> Failure:
+def _as_connect_failed(failure: Failure, progress: Progress) -> Failure:
     """Turn what Twisted says of a connection attempt into our error, which builtins know too."""
     problem = failure.value
     error: ConnectFailed
@@ -226,28 +98,28 @@ def _as_connect_failed(failure: Failure, place: str) -> Failure:
         return Failure(CancelledError())
     if isinstance(problem, twisted_error.ConnectionRefusedError):
         error = ConnectRefused(
-            f"cannot connect to {place}: connection refused; is the server running?"
+            f"cannot connect to {progress.place}: connection refused; is the server running?"
         )
     elif isinstance(problem, twisted_error.TimeoutError):
-        error = ConnectFailed(f"cannot connect to {place}: no answer", errno.ETIMEDOUT)
+        error = progress.failed("no answer", errno.ETIMEDOUT)
     else:
         number = getattr(problem, "osError", None)
         number = number if isinstance(number, int) else getattr(problem, "errno", None)
-        error = ConnectFailed(f"cannot connect to {place}: {failure.getErrorMessage()}", number)
+        error = progress.failed(failure.getErrorMessage(), number)
     error.__cause__ = problem
     return Failure(error)
 
 
-def _place_of(endpoint: Any) -> str:
-    """Name what an endpoint connects to, as far as it tells."""
-    host, port = getattr(endpoint, "_host", None), getattr(endpoint, "_port", None)
-    if isinstance(host, str) and port is not None:
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    path = getattr(endpoint, "_path", None)
-    if path is not None:
-        return path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
-    inner = getattr(endpoint, "_wrappedEndpoint", None)
-    if inner is not None:
-        return _place_of(inner)
-    text = getattr(endpoint, "_hostText", None)
-    return f"{text}:{port}" if text is not None else type(endpoint).__name__
+def none_of(problems: list[ConnectFailed]) -> ConnectFailed:
+    """Make one error of those of several endpoints: it names each, and why."""
+    if len(problems) == 1:
+        return problems[0]
+    reasons = [str(problem).removeprefix("cannot connect to ") for problem in problems]
+    listed = " ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))
+    text = f"cannot connect to any of {len(problems)} endpoints: {listed}"
+    numbers = {problem.errno for problem in problems}
+    all_refused = all(isinstance(problem, ConnectRefused) for problem in problems)
+    kind = ConnectRefused if all_refused else ConnectFailed
+    error = kind(text, numbers.pop() if len(numbers) == 1 else None)
+    error.__cause__ = problems[-1]
+    return error

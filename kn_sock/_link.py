@@ -8,16 +8,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.python.failure import Failure
 
-from kn_sock._dial import dial
-from kn_sock._outgoing import PendingCall
+from kn_sock._failover import Dialler, OnConnected
+from kn_sock._options import check_flag
+from kn_sock._outgoing import Again, PendingCall
 from kn_sock._reactor_thread import Outcome, ReactorThread
+from kn_sock._redial import Redialler
 from kn_sock._verbs import CallOptions
 from kn_sock._waiting import WaitingChannel
-from kn_sock.client import ClientFactory
+from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.protocol import RPCProtocol
 
 
@@ -103,83 +104,102 @@ class Handle:
 class Link:
     """A client's connection, on the reactor's thread; made anew when a call finds it lost.
 
+    Args:
+        thread: the reactor's thread.
+        endpoints: gives the endpoints for its reactor, in the order in which they are tried.
+        connect_timeout: seconds for each of them.
+        on_connected: as for `Dialler`.
+        queues: whether to try again, for as long as calls wait, when no connection can be made.
+            Otherwise an attempt that fails fails the calls that wait for it.
+        options: as for `ClientFactory`.
+
     Reactor: its thread only, but for the methods that say otherwise.
     """
 
     def __init__(
         self,
         thread: ReactorThread,
-        endpoint: Callable[[Any], IStreamClientEndpoint],
-        connect_timeout: float | None,
-        options: dict[str, Any],
+        endpoints: Callable[[Any], list[IStreamClientEndpoint]],
+        *,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        on_connected: OnConnected | None = None,
+        queue_while_disconnected: bool = False,
+        **options: Any,
     ) -> None:
+        check_flag("queue_while_disconnected", queue_while_disconnected)
         self.thread = thread
-        self._connect_timeout = connect_timeout
+        self.queues = queue_while_disconnected
         reactor = thread.reactor
-        self._endpoint = endpoint(reactor)
-        self._dialling: Deferred[Any] | None = None
         self._factory = ClientFactory(
+            reactor, turn=thread.turn, on_exit=self._exit_asked, ended=self._ended, **options
+        )
+        self._dialler = Dialler(
+            endpoints(reactor), self._factory, connect_timeout, reactor, on_connected
+        )
+        self._redialler = Redialler(
+            self._dialler.dial,
             reactor,
-            turn=thread.turn,
-            on_exit=self._exit_asked,
-            opened=self._opened,
-            ended=self._ended,
-            **options,
+            None,
+            is_wanted=self._is_wanted,
+            up=self._up,
+            gave_up=self._gave_up,
         )
         self.call_options: CallOptions = self._factory.settings.call_options
         self.channel = WaitingChannel(
             self._factory.settings.writer,
             reactor,
             self.call_options.timeout,
-            need_connection=self._connect_anew,
-            close=self._stop_dialling,
+            queues=True,
+            need_connection=self.connect_soon,
+            close=self._close_all,
         )
         self.is_closed = False
 
-    def connect(self) -> Deferred[Any]:
-        """Connect; the Deferred fails with `ConnectFailed`."""
-        self._dialling = dial(
-            self._endpoint, self._factory, self._connect_timeout, self.thread.reactor
-        )
-        return self._dialling.addBoth(self._dialled)
+    def connect(self) -> Deferred[None]:
+        """Connect for the first time; the Deferred fails with `ConnectFailed`."""
+        return self._dialler.dial().addCallback(self._up)
 
-    def _dialled(self, outcome: Any) -> Any:
-        self._dialling = None
-        return outcome
+    def connect_soon(self) -> None:
+        """Begin to connect, unless that is under way."""
+        self.thread.closables.add(self.channel)
+        self._redialler.begin()
 
-    def _connect_anew(self) -> None:
-        if self._dialling is None:
-            self.connect().addErrback(self._failed_anew)
+    def _is_wanted(self) -> bool:
+        return self.queues and self.channel.has_waiting
 
-    def _failed_anew(self, failure: Failure) -> None:
-        self.channel.fail_waiting(failure.value)  # type: ignore[arg-type]  # it is an exception
+    def _up(self, protocol: RPCProtocol) -> None:
+        self.thread.closables.add(self.channel)
+        self.channel.opened(protocol)
+
+    def _gave_up(self, error: BaseException) -> None:
+        self.channel.fail_waiting(error)
+        self._close_no_more()
 
     def _exit_asked(self, _: BaseException) -> None:
         # A function that this client serves raised it. The reactor is not its own to stop.
         self.channel.close()
 
-    def _opened(self, protocol: RPCProtocol) -> None:
-        self.thread.closables.add(self.channel)
-        self.channel.opened(protocol)
-
     def _ended(self, protocol: RPCProtocol) -> None:
         self.channel.ended(protocol)
-        if not self.channel.is_connected:
+        self._close_no_more()
+
+    def _close_no_more(self) -> None:
+        if not self.channel.is_connected and not self.channel.has_waiting:
             self.thread.closables.discard(self.channel)
 
-    def _stop_dialling(self) -> Deferred[None]:
-        if self._dialling is not None:
-            self._dialling.addErrback(lambda _: None)
-            self._dialling.cancel()
-        return succeed(None)
+    def _close_all(self) -> Deferred[None]:
+        self._redialler.stop()
+        return self._factory.close()
 
-    def begin(self, call: PendingCall, method: str, args: Any, kwargs: Any) -> None:
+    def begin(self, call: PendingCall, args: Any, kwargs: Any, *, idempotent: bool = False) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        call.call_id, line = self.channel.writer.write_call(method, args, kwargs)
+        call.call_id, line = self.channel.writer.write_call(call.method, args, kwargs)
+        if idempotent:
+            call.again = Again(line)
         self.thread.submit(self.channel.start, [call], line)
 
     def give_up(self, call: PendingCall) -> None:

@@ -99,6 +99,12 @@ def check_count(name: str, value: object, *, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raise unless *value* is true or false."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
 def check_seconds(name: str, value: object) -> None:
     """Raise unless *value* is a number of seconds, not negative, or ``None`` for no limit."""
     if value is None:

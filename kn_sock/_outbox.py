@@ -21,13 +21,14 @@ class Outbox:
         turn: what decides when.
     """
 
-    __slots__ = ("_lines", "_turn", "_write", "_written")
+    __slots__ = ("_is_held", "_lines", "_turn", "_write", "_written")
 
     def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
         self._write = write
         self._turn = turn
         self._lines: list[bytes] = []
         self._written = 0
+        self._is_held = False
 
     def put(self, line: bytes) -> int:
         """Add a line, and return its number, by which it can be withdrawn until it is written."""
@@ -47,15 +48,30 @@ class Outbox:
 
     def withdraw(self, number: int) -> bool:
         """Take a line back; ``False`` when it has been written."""
-        if number < self._written:
-            return False
-        self._lines[number - self._written] = b""
-        return True
+        return self.take_back(number) is not None
+
+    def take_back(self, number: int) -> bytes | None:
+        """Take a line back, and give it; ``None`` when it has been written."""
+        place = number - self._written
+        if place < 0:
+            return None
+        line, self._lines[place] = self._lines[place], b""
+        return line
+
+    def hold(self) -> None:
+        """Write nothing until `release`: the transport is not ready."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Write what waits when the turn ends, and what comes from now on."""
+        self._is_held = False
+        if self._lines:
+            self._turn.add(self)
 
     def flush(self) -> None:
         """Write what waits, in one piece."""
         lines = self._lines
-        if lines:
+        if lines and not self._is_held:
             self._lines = []
             self._written += len(lines)
             self._write(lines[0] if len(lines) == 1 else b"".join(lines))

@@ -6,7 +6,9 @@ the loss of the connection. A call is registered first and written then.
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -14,12 +16,40 @@ from twisted.logger import Logger
 from kn_sock._deadlines import Deadlines
 from kn_sock._outbox import Outbox
 from kn_sock._session import Session
-from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, KnSockError, RPCError
+from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
 
 log = Logger()
 
 # Errors that name no call where a batch has them, and a single call where that does.
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
+
+
+class Unit(Protocol):
+    """What the calls of one batch share."""
+
+    calls: list[PendingCall]
+
+
+class Keeper(Protocol):
+    """What outlives a connection, and may send over the next one what this one leaves open."""
+
+    def take_over(self, left: list[Left], loss: ConnectionLost) -> None:
+        """Mark those that it takes; the others fail."""
+
+
+class Again:
+    """What it takes to send a line once more, for calls that may be run twice.
+
+    Attributes:
+        line: the line.
+        loss: how the connection was lost that it was written to, once it was.
+    """
+
+    __slots__ = ("line", "loss")
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+        self.loss: ConnectionLost | None = None
 
 
 class PendingCall:
@@ -30,7 +60,7 @@ class PendingCall:
         timeout: seconds to wait for the reply; ``None`` for no limit.
     """
 
-    __slots__ = ("call_id", "line_number", "method", "timeout", "unit")
+    __slots__ = ("again", "call_id", "keeper", "line_number", "method", "timeout", "unit")
 
     def __init__(self, method: str, timeout: float | None) -> None:
         self.method = method
@@ -38,7 +68,16 @@ class PendingCall:
         self.call_id = 0
         self.line_number = 0
         # What the calls of one batch share; None for a call alone.
-        self.unit: object = None
+        self.unit: Unit | None = None
+        # What the loss of the connection is told to; for a batch, the first call has it.
+        self.keeper: Keeper | None = None
+        # Shared by the calls of a batch; None where the call must not be run twice.
+        self.again: Again | None = None
+
+    @property
+    def was_written_before(self) -> bool:
+        """Whether it was written to an earlier connection, so that it may have been run."""
+        return self.again is not None and self.again.loss is not None
 
     def succeed(self, result: Any) -> None:
         """Take the result. Reactor: its thread."""
@@ -47,6 +86,33 @@ class PendingCall:
     def fail(self, error: BaseException) -> None:
         """Take the error. Reactor: its thread."""
         raise NotImplementedError
+
+
+class Left:
+    """What one line asked for, and the end of the connection left open.
+
+    Attributes:
+        calls: the calls that wait for a reply.
+        line: the line; ``None`` if it was written.
+        deadline: when their time is up, in the clock's seconds; ``None`` for no limit.
+        is_taken: whether somebody takes it over; the calls fail otherwise.
+    """
+
+    __slots__ = ("calls", "deadline", "is_taken", "line")
+
+    def __init__(
+        self, calls: list[PendingCall], line: bytes | None, deadline: float | None
+    ) -> None:
+        self.calls = calls
+        self.line = line
+        self.deadline = deadline
+        self.is_taken = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no call of the line has ended yet."""
+        unit = self.calls[0].unit
+        return unit is None or len(self.calls) == len(unit.calls)
 
 
 class Outgoing:
@@ -131,7 +197,7 @@ class Outgoing:
         call = self._session.pending[call_id]
         was_sent = self.cancel(call)
         text = f"no reply to {call.method} from {self._peer} within {call.timeout:g} s"
-        call.fail(CallTimeout(text, maybe_executed=was_sent))
+        call.fail(CallTimeout(text, maybe_executed=was_sent or call.was_written_before))
 
     def complain(self, error: RPCError) -> None:
         """Take an error that names no call: it is for the only one there is, or for the log."""
@@ -154,19 +220,37 @@ class Outgoing:
         )
 
     def end(self, reason: str, cause: BaseException | None) -> None:
-        """Fail every call, in order, and each one that is started from now on. Idempotent."""
+        """Fail every call, in order, and each one that is started from now on. Idempotent.
+
+        What was not written is not written any more. The keeper of a call may take it over.
+        """
         if self._ended is not None:
             return
+        times = self._deadlines.times()
         self._deadlines.stop()
         if self._complaint is not None:
             reason = f"{reason}; before that it reported: {self._complaint}"
         self._ended = f"the connection to {self._peer} is lost: {reason}"
         self._cause = cause
-        for call in self._session.take_all_pending():
-            was_written = not self._outbox.is_waiting(call.line_number)
-            call.fail(self._lost_error(call, maybe_executed=was_written))
+        left: list[Left] = []
+        for _, group in groupby(self._session.take_all_pending(), attrgetter("line_number")):
+            calls = list(group)
+            line = self._outbox.take_back(calls[0].line_number)
+            left.append(Left(calls, line, times.get(calls[0].call_id)))
+        kept = [one for one in left if one.calls[0].keeper is not None]
+        if kept:
+            # First, so that they stand before the calls that are made of the others' failing.
+            loss = ConnectionLost(self._ended)
+            loss.__cause__ = cause
+            kept[0].calls[0].keeper.take_over(kept, loss)  # type: ignore[union-attr]  # not None
+        for one in left:
+            if one.is_taken:
+                continue
+            for call in one.calls:
+                call.fail(self._lost_error(call, maybe_executed=one.line is None))
 
-    def _lost_error(self, call: PendingCall, *, maybe_executed: bool) -> KnSockError:
+    def _lost_error(self, call: PendingCall, *, maybe_executed: bool) -> ConnectionLost:
+        maybe_executed = maybe_executed or call.was_written_before
         fate = "it may have been run" if maybe_executed else "it was not sent"
         error = ConnectionLost(
             f"{self._ended} (the call of {call.method}: {fate})", maybe_executed=maybe_executed

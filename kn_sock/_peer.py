@@ -36,17 +36,28 @@ def address_text(address: Any) -> str:
     return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
+def _tls_kind(transport: Any) -> Any:
+    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
+    for kind in type(transport).__mro__:
+        if kind.__name__ == "TLSMemoryBIOProtocol":
+            return kind
+    return None
+
+
+def is_tls(transport: Any) -> bool:
+    """Tell whether a transport is TLS, which says to its protocol when the handshake is done."""
+    return _tls_kind(transport) is not None
+
+
 def write_of(transport: Any) -> Callable[[bytes], object]:
     """Give what writes to a transport at once.
 
     Twisted's TLS gathers small writes by itself, on the global reactor's clock. Ours are gathered
     already, and on a private reactor's connection that clock may stand still for ever.
     """
-    for kind in type(transport).__mro__:
-        # By its name: to import the class needs pyOpenSSL, which only TLS needs.
-        if kind.__name__ == "TLSMemoryBIOProtocol":
-            unbuffered: Any = kind
-            return partial(unbuffered.write, transport)
+    unbuffered = _tls_kind(transport)
+    if unbuffered is not None:
+        return partial(unbuffered.write, transport)
     write: Callable[[bytes], object] = transport.write
     return write
 

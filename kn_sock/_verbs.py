@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from kn_sock._options import check_seconds, options_from
+from kn_sock._options import check_flag, check_seconds, options_from
 
 T = TypeVar("T")
 
@@ -22,12 +22,16 @@ class CallOptions:
 
     Attributes:
         timeout: seconds to wait for the reply; ``None`` for no limit.
+        idempotent: whether the method may be run twice: a call that was written when the connection
+            was lost is then sent once more, over a new one.
     """
 
     timeout: float | None = DEFAULT_TIMEOUT
+    idempotent: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
+        check_flag("idempotent", self.idempotent)
 
     def replaced(self, changes: Mapping[str, Any]) -> CallOptions:
         """Give these options with some of them changed.

@@ -111,7 +111,7 @@ class PasswordChecker:
         self._passwords = _bytes_of(passwords, "a user's name", "a password")
 
     def requestAvatarId(self, credentials: IUsernamePassword) -> Deferred[bytes | tuple[()]]:
-        """Give the user's name; the Deferred fails with ``UnauthorizedLogin`` if all is not well."""
+        """Give the name; the Deferred fails with ``UnauthorizedLogin`` if all is not well."""
         name = credentials.username
         password = self._passwords.get(name)
         is_right = credentials.checkPassword(b"" if password is None else password)

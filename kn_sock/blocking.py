@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
 from kn_sock._codec import Dialect
-from kn_sock._dial import endpoint_for, host_endpoint
+from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
+from kn_sock._failover import OnConnected
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._options import check_count
 from kn_sock._reactor_thread import ReactorThread, reactor_thread
@@ -43,7 +45,16 @@ class RPCClient:
         host: a name or an address.
         port: the port, from 1 to 65535.
         timeout: seconds that a call may take; ``None`` for no limit.
-        connect_timeout: seconds for a connection to be made; ``None`` for no limit.
+        connect_timeout: seconds for a connection to be made, with the TLS handshake and
+            *on_connected*; ``None`` for no limit.
+        on_connected: called with each new `RPCConnection`, on the background reactor's thread. It
+            may give a Deferred or a coroutine, and is done before any call goes out. It must not
+            block; to call the server, it uses that connection. If it fails, the connection is
+            closed, and counts as not made.
+        queue_while_disconnected: whether calls wait while no connection can be made: for as long as
+            each may take, in which it is tried again and again. The first connection may then be
+            absent, too. Otherwise it raises at once, and later a call that finds the connection
+            lost tries to connect once.
         dialect: how calls are written: ``"2.0"``, ``"1.0"``, or ``"kn-sock"`` for a server that
             still runs kn-sock 0.3.
         funcs: functions that the server may call in turn; they run in threads.
@@ -67,48 +78,50 @@ class RPCClient:
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        on_connected: OnConnected | None = None,
+        queue_while_disconnected: bool = False,
         dialect: Dialect = "2.0",
         funcs: Functions | None = None,
         **options: Any,
     ) -> None:
         self._open(
-            lambda reactor: host_endpoint(reactor, host, port),
-            connect_timeout,
-            {"timeout": timeout, "dialect": dialect, "funcs": funcs, **options},
+            lambda reactor: [host_endpoint(reactor, host, port)],
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            on_connected=on_connected,
+            queue_while_disconnected=queue_while_disconnected,
+            dialect=dialect,
+            funcs=funcs,
+            **options,
         )
 
     @classmethod
-    def from_endpoint(
-        cls,
-        endpoint: str,
-        *,
-        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
-        **options: Any,
-    ) -> Self:
-        """Connect to a Twisted client endpoint string.
+    def from_endpoint(cls, endpoint: EndpointLike | Sequence[EndpointLike], **options: Any) -> Self:
+        """Connect to a Twisted client endpoint.
 
         Args:
-            endpoint: as ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``.
-            connect_timeout: as for the class.
-            options: the class's other options.
+            endpoint: its description, as ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``; or
+                several in a list, which are tried in order, until one answers. Each time that a
+                connection is made, the first is tried first.
+            options: the class's options.
 
         Raises:
-            ValueError: the string cannot be understood.
+            ValueError: a description cannot be understood.
             ConnectFailed, RuntimeError: as for the class.
         """
         client = cls.__new__(cls)
-        client._open(lambda reactor: endpoint_for(endpoint, reactor), connect_timeout, options)
+        client._open(lambda reactor: endpoints_for(endpoint, reactor), **options)
         return client
 
     def _open(
-        self,
-        endpoint: Callable[[Any], IStreamClientEndpoint],
-        connect_timeout: float | None,
-        options: dict[str, Any],
+        self, endpoints: Callable[[Any], list[IStreamClientEndpoint]], **options: Any
     ) -> None:
         thread = reactor_thread()
-        link: Link = thread.call(Link, thread, endpoint, connect_timeout, options)
-        thread.call(link.connect)
+        link: Link = thread.call(partial(Link, thread, endpoints, **options))
+        if link.queues:
+            thread.submit(link.connect_soon)
+        else:
+            thread.call(link.connect)
         self._handle = Handle(link)
         self._options = link.call_options
 
@@ -130,7 +143,7 @@ class RPCClient:
         check_method(method)
         link = self._checked_link()
         call = BlockingCall(method, self._options.timeout, link.thread)
-        link.begin(call, method, args, kwargs)
+        link.begin(call, args, kwargs, idempotent=self._options.idempotent)
         try:
             return call.outcome.wait()
         except KeyboardInterrupt:
@@ -160,7 +173,7 @@ class RPCClient:
         check_method(method)
         link = self._checked_link()
         call = FutureCall(method, self._options.timeout, self._handle)
-        link.begin(call, method, args, kwargs)
+        link.begin(call, args, kwargs, idempotent=self._options.idempotent)
         return call.future
 
     def map(
@@ -203,9 +216,7 @@ class RPCClient:
 
     def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
         link = self._checked_link()
-        results: list[Any] = link.thread.call(
-            send_batch, link.channel, entries, self._options.timeout
-        )
+        results: list[Any] = link.thread.call(send_batch, link.channel, entries, self._options)
         return results
 
     @property
@@ -214,7 +225,13 @@ class RPCClient:
         return Remote(self.call)
 
     def with_options(self, **options: Any) -> RPCClient:
-        """Give the same connection with other options for each call: ``timeout``, in seconds."""
+        """Give the same connection with other options for each call.
+
+        Args:
+            options: ``timeout``, in seconds; ``idempotent=True`` for methods that may be run twice.
+                A call that was written when the connection was lost is then sent once more, over a
+                new one, within its time; a batch is, where none of its calls had ended.
+        """
         other = type(self).__new__(type(self))
         other._handle = self._handle
         other._options = self._options.replaced(options)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorFromThreads, IStreamClientEndpoint
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IAddress, IReactorFromThreads, IReactorTime
 from twisted.internet.protocol import Factory
 from typing_extensions import override
 
 from kn_sock._codec import DIALECTS, Dialect
-from kn_sock._dial import dial, endpoint_for
 from kn_sock._discover import standard_methods
-from kn_sock._options import ServerOptions, options_from
+from kn_sock._endpoints import EndpointLike, endpoints_for
+from kn_sock._failover import Dialler, OnConnected
+from kn_sock._options import ServerOptions, check_flag, options_from
 from kn_sock._outbox import Turn
+from kn_sock._redial import Redialler
 from kn_sock._runner import Runner
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
@@ -31,7 +32,14 @@ __all__ = ["RPCClientService", "connect"]
 DEFAULT_CONNECT_TIMEOUT = 10.0
 
 # Those beside the ServerOptions.
-_CLIENT_OPTIONS = ("connect_timeout", "dialect", "funcs", "timeout")
+_CLIENT_OPTIONS = (
+    "connect_timeout",
+    "dialect",
+    "funcs",
+    "on_connected",
+    "queue_while_disconnected",
+    "timeout",
+)
 
 
 class ClientFactory(Factory):
@@ -58,7 +66,6 @@ class ClientFactory(Factory):
         funcs: Functions | None = None,
         turn: Turn | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
-        opened: Callable[[RPCProtocol], object] = lambda _: None,
         ended: Callable[[RPCProtocol], object] = lambda _: None,
         **options: Any,
     ) -> None:
@@ -74,52 +81,77 @@ class ClientFactory(Factory):
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
         )
         self.settings = Settings(self._runner, turn, reactor, Writer(dialect), CallOptions(timeout))
-        self._opened = opened
         self._ended = ended
+        self._connections: set[RPCProtocol] = set()
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> RPCProtocol:
-        protocol = RPCProtocol(self.settings, opened=self._opened, ended=self._connection_ended)
+        protocol = RPCProtocol(
+            self.settings, made=self._connections.add, ended=self._connection_ended
+        )
         protocol.factory = self
         return protocol
 
     def _connection_ended(self, protocol: RPCProtocol) -> None:
+        self._connections.discard(protocol)
         self._ended(protocol)
-        self._runner.stop()
+        if not self._connections:
+            self._runner.stop()
+
+    def close(self) -> Deferred[None]:
+        """Close every connection, of use or not yet.
+
+        Returns:
+            A Deferred that fires when they are closed.
+        """
+        closing = [protocol.close() for protocol in list(self._connections)]
+        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
 
 
 def connect(
-    endpoint: IStreamClientEndpoint | str,
+    endpoint: EndpointLike | Sequence[EndpointLike],
     *,
     reactor: Any = None,
     connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+    on_connected: OnConnected | None = None,
     **options: Any,
 ) -> Deferred[RPCConnection]:
     """Connect to a server.
 
     Args:
         endpoint: a Twisted client endpoint or its description, as ``"tcp:localhost:8080"``,
-            ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``.
+            ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``; or several of them in a list,
+            which are tried in order, until one answers.
         reactor: the reactor; by default the global one.
-        connect_timeout: seconds for the connection to be made; ``None`` for no limit but the
-            endpoint's own.
+        connect_timeout: seconds for the connection to be made, at each endpoint, with the TLS
+            handshake and *on_connected*; ``None`` for no limit but the endpoint's own.
+        on_connected: called with the connection when it is made. It may give a Deferred or a
+            coroutine, and is waited for. If it fails, the connection is closed, and counts as not
+            made.
         options: ``timeout``, seconds that a call may take (30; ``None`` for no limit); ``dialect``
             (``"2.0"``, ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in
             turn; and the `ServerOptions` for those.
 
     Returns:
         A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an
-        ``OSError``, and for a refusal a ``ConnectionRefusedError`` too. Cancelling it gives up.
+        ``OSError``, and where each endpoint refuses, a ``ConnectionRefusedError`` too. Its
+        ``__cause__`` is what went wrong. Cancelling it gives up.
 
     Raises:
-        ValueError, TypeError: the description or an option cannot be used.
+        ValueError, TypeError: a description or an option cannot be used.
 
     Reactor: its thread only.
     """
     if reactor is None:
         from twisted.internet import reactor
+    if "queue_while_disconnected" in options:
+        raise TypeError(
+            "a connection that connect() makes does not come back; "
+            "queue_while_disconnected is for RPCClientService and RPCClient"
+        )
     factory = ClientFactory(reactor, **options)
-    dialled = dial(endpoint_for(endpoint, reactor), factory, connect_timeout, reactor)
+    endpoints = endpoints_for(endpoint, reactor)
+    dialled = Dialler(endpoints, factory, connect_timeout, reactor, on_connected).dial()
     return dialled.addCallback(lambda protocol: protocol.connection)
 
 
@@ -127,61 +159,87 @@ class RPCClientService(Service, DeferredVerbs):
     """A client that connects when it is started, and again whenever the connection is lost.
 
     Args:
-        endpoint: where to connect, as for `connect`.
+        endpoint: where to connect, as for `connect`: one endpoint or several. Each attempt begins
+            with the first.
         reactor: the reactor; by default the global one.
-        retry_policy: how long to wait before an attempt, as for `ClientService
-            <twisted.application.internet.ClientService>`: a function of the number of attempts that
-            failed, to seconds. By default the wait grows from 0.1 s to 30 s, with jitter.
+        retry_policy: how long to wait before an attempt: a function of the number of attempts that
+            failed, to seconds, as for `ClientService
+            <twisted.application.internet.ClientService>`. By default the wait grows from 0.1 s to
+            30 s, with jitter.
+        connect_timeout: as for `connect`.
+        on_connected: as for `connect`, for each connection: it is done before any call goes out
+            that waited for the connection. Its own calls have to be made over the connection that
+            it is given. If it fails, that is logged, and the service tries again.
+        queue_while_disconnected: whether a call that is made while there is no connection waits for
+            one: for as long as it may take in all, then it fails with `CallTimeout`; at most 1,000
+            wait. Otherwise it fails at once with `ConnectionLost`.
         options: as for `connect`.
 
-    Its verbs are `RPCConnection`'s. A call that is made while there is no connection waits for one,
-    for as long as it may take in all, then fails with `CallTimeout`; at most 1,000 wait. A call
-    that was written when the connection was lost fails with `ConnectionLost`, and is not sent
-    again.
+    Its verbs are `RPCConnection`'s. When the connection is lost, a call that was not written yet
+    waits for the next one. A call that was written fails with `ConnectionLost`, and is not sent
+    again, unless ``with_options(idempotent=True)`` allows it.
 
     Reactor: its thread only.
     """
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint | str,
+        endpoint: EndpointLike | Sequence[EndpointLike],
         *,
         reactor: Any = None,
         retry_policy: Callable[[int], float] | None = None,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        on_connected: OnConnected | None = None,
+        queue_while_disconnected: bool = True,
         **options: Any,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
-        factory = ClientFactory(reactor, opened=self._opened, ended=self._lost, **options)
-        self._options = factory.settings.call_options
-        self._inner = ClientService(
-            endpoint_for(endpoint, reactor),
-            factory,
-            retryPolicy=retry_policy or backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=1.6),
-            clock=reactor,
+        check_flag("queue_while_disconnected", queue_while_disconnected)
+        self._factory = ClientFactory(reactor, ended=self._lost, **options)
+        self._options = self._factory.settings.call_options
+        endpoints = endpoints_for(endpoint, reactor)
+        dialler = Dialler(endpoints, self._factory, connect_timeout, reactor, on_connected)
+        self._redialler = Redialler(
+            dialler.dial,
+            cast(IReactorTime, reactor),
+            retry_policy,
+            is_wanted=lambda: bool(self.running),
+            up=self._up,
+            gave_up=lambda _: None,
         )
         self._channel: WaitingChannel = WaitingChannel(
-            factory.settings.writer,
-            reactor,
+            self._factory.settings.writer,
+            cast(IReactorTime, reactor),
             self._options.timeout,
-            need_connection=lambda: None,
-            close=self._stop_inner,
+            queues=queue_while_disconnected,
+            need_connection=self._need_connection,
+            close=self._close_all,
         )
 
-    def _opened(self, protocol: RPCProtocol) -> None:
+    def _up(self, protocol: RPCProtocol) -> None:
         self._channel.opened(protocol)
 
     def _lost(self, protocol: RPCProtocol) -> None:
-        self._channel.ended(protocol)
+        if self._channel.ended(protocol) and self.running:
+            self._redialler.begin_later()
 
-    def _stop_inner(self) -> Deferred[None]:
-        return self._inner.stopService()
+    def _need_connection(self) -> None:
+        # It may be that the connection is there, and its peer has said that it sends no more.
+        if self.running:
+            self._redialler.begin_later()
+
+    def _close_all(self) -> Deferred[None]:
+        self._redialler.stop()
+        return self._factory.close()
 
     @override
     def startService(self) -> None:
+        if self.running:
+            return
         super().startService()
         self._channel.begin()
-        self._inner.startService()
+        self._redialler.begin()
 
     @override
     def stopService(self) -> Deferred[None]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
-from kn_sock._outgoing import PendingCall
+from kn_sock._outgoing import Again, PendingCall
 from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock._writer import Writer
 from kn_sock.errors import CallCancelled
@@ -62,6 +62,8 @@ class DeferredVerbs:
         except (TypeError, ValueError) as problem:
             call.fail(problem)
         else:
+            if self._options.idempotent:
+                call.again = Again(line)
             self._channel.start([call], line)
         return call.deferred
 
@@ -86,7 +88,7 @@ class DeferredVerbs:
         return Batch(self._send_batch)
 
     def _send_batch(self, entries: list[BatchEntry]) -> Deferred[list[Any]]:
-        return send_batch(self._channel, entries, self._options.timeout)
+        return send_batch(self._channel, entries, self._options)
 
     @property
     def remote(self) -> Remote[Deferred[Any]]:
@@ -94,7 +96,14 @@ class DeferredVerbs:
         return Remote(self.call)
 
     def with_options(self, **options: Any) -> RPCConnection:
-        """Give the same connection with other options for each call: ``timeout``, in seconds."""
+        """Give the same connection with other options for each call.
+
+        Args:
+            options: ``timeout``, in seconds; ``idempotent=True`` for methods that may be run twice.
+                A call that was written when the connection was lost is then sent once more, over
+                the next one, within its time; a batch is, where none of its calls had ended. It
+                does nothing for a connection that does not come back, as `connect` makes it.
+        """
         return RPCConnection(self._channel, self._options.replaced(options))
 
 
@@ -190,14 +199,19 @@ class WholeBatch:
 
 
 def send_batch(
-    channel: Channel, entries: list[BatchEntry], timeout: float | None
+    channel: Channel, entries: list[BatchEntry], options: CallOptions
 ) -> Deferred[list[Any]]:
     """Send a batch over a channel; the Deferred fires with its results in order."""
     if not entries:
         return succeed([])
-    batch = WholeBatch(channel, entries, timeout)
+    batch = WholeBatch(channel, entries, options.timeout)
     try:
-        channel.start(batch.calls, write_batch(channel.writer, batch.calls, entries))
+        line = write_batch(channel.writer, batch.calls, entries)
+        if options.idempotent:
+            again = Again(line)
+            for call in batch.calls:
+                call.again = again
+        channel.start(batch.calls, line)
     except Exception as problem:
         batch.deferred.errback(problem)
         return batch.deferred

@@ -201,7 +201,10 @@ class ConnectFailed(KnSockError, OSError):
 
     Attributes:
         errno: the operating system's number for it, or ``None``.
+        maybe_executed: ``False``: where a call fails with it, the request was never written.
     """
+
+    maybe_executed = False
 
     def __init__(self, message: str, number: int | None = None) -> None:
         Exception.__init__(self, message)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any, Final, cast
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
+    IHandshakeListener,
     IPushProducer,
 )
 from twisted.logger import Logger
@@ -29,7 +31,14 @@ from kn_sock._framing import Line, LineFramer, OverlongLine
 from kn_sock._options import DRAIN_TIMEOUT
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import address_text, certificate_of, process_of, tls_problem, write_of
+from kn_sock._peer import (
+    address_text,
+    certificate_of,
+    is_tls,
+    process_of,
+    tls_problem,
+    write_of,
+)
 from kn_sock._runner import Runner
 from kn_sock._serving import Serving
 from kn_sock._session import (
@@ -61,10 +70,12 @@ class State(enum.Enum):
     """The life of a connection: each state may only be followed by a later one."""
 
     NEW = 0
-    OPEN = 1
+    # There is a transport, and TLS is at its handshake: nothing is written or read.
+    SECURING = 1
+    OPEN = 2
     # No more input is looked at; what was written still goes out.
-    CLOSING = 2
-    LOST = 3
+    CLOSING = 3
+    LOST = 4
 
 
 @dataclasses.dataclass
@@ -77,6 +88,7 @@ class Settings:
         reactor: the reactor that they are on.
         writer: writes our own calls, and numbers them across connections.
         call_options: how they are made unless said otherwise.
+        handshake_timeout: seconds for the TLS handshake; ``None`` where something else ends it.
     """
 
     runner: Runner
@@ -84,9 +96,10 @@ class Settings:
     reactor: Any
     writer: Writer = dataclasses.field(default_factory=Writer)
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
+    handshake_timeout: float | None = None
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class RPCProtocol(LineReceiver):
     """Newline-delimited JSON-RPC over any stream transport; the same class at both ends.
 
@@ -107,15 +120,18 @@ class RPCProtocol(LineReceiver):
         self,
         settings: Settings,
         *,
+        made: Callable[[RPCProtocol], object] = lambda _: None,
         opened: Callable[[RPCProtocol], object] = lambda _: None,
         ended: Callable[[RPCProtocol], object] = lambda _: None,
     ) -> None:
         options = settings.runner.options
         self._settings = settings
         self.reactor = settings.reactor
+        self._made = made
         self._opened = opened
         self._ended = ended
         self._state = State.NEW
+        self._opening: Deferred[None] | None = None
         self._framer = LineFramer(options.max_line_bytes)
         self._session: Session[PendingCall] = Session(
             settings.writer,
@@ -148,9 +164,32 @@ class RPCProtocol(LineReceiver):
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._connection: RPCConnection | None = None
         self._thread_id = get_ident()
-        self._state = State.OPEN
+        self._state = State.SECURING
         transport.registerProducer(self, True)
+        self._made(self)
+        if not is_tls(transport):
+            self._become_open()
+            return
+        self._outbox.hold()
+        timeout = self._settings.handshake_timeout
+        if timeout is not None:
+            self._close_timer = self.reactor.callLater(timeout, self._abort_handshake)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is ready."""
+        if self._state is State.SECURING:
+            if self._close_timer is not None:
+                self._close_timer.cancel()
+                self._close_timer = None
+            self._outbox.release()
+            self._become_open()
+
+    def _become_open(self) -> None:
+        self._state = State.OPEN
         self._opened(self)
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.callback(None)
 
     @override
     def dataReceived(self, data: bytes) -> None:
@@ -273,6 +312,9 @@ class RPCProtocol(LineReceiver):
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
             self._outbox.close()
         self._ended(self)
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.errback(reason)
         waiters, self._close_waiters = self._close_waiters, []
         for waiter in waiters:
             waiter.callback(None)
@@ -402,6 +444,33 @@ class RPCProtocol(LineReceiver):
         """Serve these methods to this peer from now on; see `Serving.serve`."""
         self._serving.serve(methods, absent)
 
+    def when_open(self) -> Deferred[None]:
+        """Wait until calls can be made: over TLS, until its handshake is done.
+
+        Returns:
+            A Deferred that fires then, or fails with what ended the connection before. Cancelling
+            it aborts the connection.
+        """
+        if self._state is State.OPEN:
+            return succeed(None)
+        if self._state is not State.SECURING:
+            return fail(ConnectionAborted())
+
+        def give_up(_: object) -> None:
+            self._opening = None
+            self.abort()
+
+        self._opening = Deferred(give_up)
+        return self._opening
+
+    def when_closed(self) -> Deferred[None]:
+        """Wait until the connection has ended."""
+        if self._state is State.LOST:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._close_waiters.append(waiter)
+        return waiter
+
     def serving_is_idle(self) -> None:
         """Take note that every call of the peer is answered."""
         self._close_when_answered()
@@ -414,8 +483,10 @@ class RPCProtocol(LineReceiver):
         """
         if self._state is State.OPEN:
             self._serving.drain()
+        elif self._state is State.SECURING:
+            self._abort_handshake()
         self._close_when_answered()
-        return self._when_closed()
+        return self.when_closed()
 
     def _close_when_answered(self) -> None:
         if self._state is not State.OPEN:
@@ -432,7 +503,9 @@ class RPCProtocol(LineReceiver):
         """
         if self._state is State.OPEN:
             self._begin_close("this side closed it")
-        return self._when_closed()
+        elif self._state is State.SECURING:
+            self._abort_handshake()
+        return self.when_closed()
 
     def _begin_close(self, reason: str) -> None:
         # First, as what is written now may report back.
@@ -452,12 +525,10 @@ class RPCProtocol(LineReceiver):
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
-    def _when_closed(self) -> Deferred[None]:
-        if self._state is State.LOST:
-            return succeed(None)
-        waiter: Deferred[None] = Deferred()
-        self._close_waiters.append(waiter)
-        return waiter
+    def _abort_handshake(self) -> None:
+        # A goodbye would have to wait for the handshake, and the peer may never end that.
+        self._reason = "closed before the TLS handshake was done"
+        self.abort()
 
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING

@@ -46,6 +46,8 @@ LISTEN_BACKLOG = 1024
 
 # Those beside the ServerOptions.
 _OTHER_OPTIONS = ("on_exit", "portal", "reactor", "tls_cert", "tls_client_ca", "tls_key")
+# Seconds for a TLS handshake: a peer that never ends it must not keep its connection for ever.
+_HANDSHAKE_TIMEOUT = 10.0
 
 
 class RPCServerFactory(Factory):
@@ -116,9 +118,11 @@ class RPCServerFactory(Factory):
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or self._stop_reactor,
         )
-        self._settings = Settings(runner, turn, clock)
+        self._settings = Settings(runner, turn, clock, handshake_timeout=_HANDSHAKE_TIMEOUT)
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
+        # Those whose TLS handshake is not done.
+        self._unopened: set[RPCProtocol] = set()
         self._is_draining = False
 
     @override
@@ -130,17 +134,22 @@ class RPCServerFactory(Factory):
     def _build(self, _: IAddress | None) -> RPCProtocol:
         # Not every protocol that is built gets a connection: TLS may fail to begin.
         protocol = RPCProtocol(
-            self._settings, opened=self._connection_opened, ended=self._connection_ended
+            self._settings,
+            made=self._unopened.add,
+            opened=self._connection_opened,
+            ended=self._connection_ended,
         )
         protocol.factory = self
         return protocol
 
     def _connection_opened(self, protocol: RPCProtocol) -> None:
+        self._unopened.discard(protocol)
         self.connections.add(protocol)
         if self._gate is not None:
             self._gate.opened(protocol)
 
     def _connection_ended(self, protocol: RPCProtocol) -> None:
+        self._unopened.discard(protocol)
         self.connections.discard(protocol)
         if self._gate is not None:
             self._gate.ended(protocol)
@@ -164,7 +173,7 @@ class RPCServerFactory(Factory):
 
     def _release_threads(self) -> None:
         # A factory may listen on several ports, and connections outlive the ports.
-        if not self.numPorts and not self.connections:
+        if not self.numPorts and not self.connections and not self._unopened:
             self._settings.runner.stop()
 
     def drain(self) -> Deferred[None]:
@@ -176,7 +185,7 @@ class RPCServerFactory(Factory):
             A Deferred that fires when no connection is left. It does not fail.
         """
         self._is_draining = True
-        draining = [protocol.drain() for protocol in list(self.connections)]
+        draining = [protocol.drain() for protocol in [*self._unopened, *self.connections]]
         closed = DeferredList(draining, consumeErrors=True)
         timeout = self.options.drain_timeout
         if timeout is None or closed.called:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.threads import deferToThread
 
 from kn_sock import (
-    ConnectionLost,
+    ConnectFailed,
     RPCClient,
     RPCServerService,
     connect,
@@ -106,12 +106,14 @@ async def test_a_blocking_client_calls_over_tls(client_endpoint: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_certificate_that_is_not_trusted_fails_the_call(
-    client_endpoint: str, tmp_path: Path
+async def test_a_certificate_that_is_not_trusted_is_a_connection_that_failed(
+    client_endpoint: str,
 ) -> None:
-    connection = await connect(client_endpoint.partition(":trustRoots")[0])
-    with pytest.raises(ConnectionLost, match="certificate"):
-        await connection.with_options(timeout=10).call("add", 1, 2)
+    untrusted = client_endpoint.partition(":trustRoots")[0]
+    with pytest.raises(ConnectFailed, match=r"certificate verify failed; .* trustRoots=") as caught:
+        await connect(untrusted)
+    assert type(caught.value.__cause__).__name__ == "Error"
+    assert caught.value.maybe_executed is False
 
 
 @pytest_twisted.ensureDeferred

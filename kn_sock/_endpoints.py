@@ -1,0 +1,215 @@
+"""Where to connect to: endpoints of descriptions, names and addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
+
+from twisted.internet import error as twisted_error
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHostResolution,
+    IProtocol,
+    IProtocolFactory,
+    IReactorPluggableNameResolver,
+    IResolutionReceiver,
+    IStreamClientEndpoint,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: A client endpoint, or the description of one.
+EndpointLike: TypeAlias = IStreamClientEndpoint | str
+
+# What an address of a name has before the next one is tried beside it: RFC 8305, section 5.
+_ATTEMPT_DELAY = 0.25
+
+
+def endpoints_for(
+    given: EndpointLike | Sequence[EndpointLike], reactor: Any
+) -> list[IStreamClientEndpoint]:
+    """Take one endpoint or several in their order, each as it is or by its description.
+
+    Raises:
+        TypeError: there is something else among them.
+        ValueError: a description cannot be understood, or there is none.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return [endpoint_for(given, reactor)]
+    if not given:
+        raise ValueError("at least one client endpoint is needed")
+    return [endpoint_for(each, reactor) for each in given]
+
+
+def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStreamClientEndpoint:
+    """Take a client endpoint as it is, or make one of its description.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: the description cannot be understood.
+    """
+    if IStreamClientEndpoint.providedBy(endpoint):
+        return endpoint
+    if not isinstance(endpoint, str):
+        raise TypeError(f"a client endpoint or its description is wanted, not {endpoint!r}")
+    kind, _, rest = endpoint.partition(":")
+    host, _, port = rest.rpartition(":")
+    if kind == "tcp" and host and port.isdigit() and not set("=:\\") & set(host):
+        return host_endpoint(reactor, host, int(port))
+    try:
+        return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
+    except Exception as problem:
+        if kind in ("tls", "ssl") and isinstance(problem, (NameError, ImportError)):
+            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
+        raise ValueError(
+            f"{endpoint!r} is no client endpoint ({problem}); "
+            "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"
+        ) from problem
+
+
+def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    """Make the endpoint of a name or an address, and a port.
+
+    Raises:
+        ValueError, TypeError: it is no port, or no host.
+    """
+    if type(port) is not int:
+        raise TypeError(f"a port is a whole number, not {port!r}")
+    if not 0 < port < 65536:
+        raise ValueError(f"a port is between 1 and 65535, not {port}")
+    if not isinstance(host, str) or not host:
+        raise TypeError(f"a host is a name or an address, not {host!r}")
+    try:
+        host.encode("idna")
+    except UnicodeError as problem:
+        raise ValueError(f"{host!r} can be no host: {problem}") from None
+    kind: Any = NameEndpoint
+    if isIPv6Address(host):
+        kind = TCP6ClientEndpoint
+    elif ":" in host:
+        raise ValueError(f"a host is a name or an address, and the port is apart: not {host!r}")
+    elif host.replace(".", "").isdigit():
+        kind = TCP4ClientEndpoint
+    return cast(IStreamClientEndpoint, kind(reactor, host, port))
+
+
+@implementer(IStreamClientEndpoint)
+class NameEndpoint:
+    """Connects to a name: to the first of its addresses that answers.
+
+    An address that fails is followed by the next one at once, where Twisted's own endpoint waits
+    300 ms first; that would be paid for every ``localhost`` that is ``::1`` before ``127.0.0.1``.
+    Nor does this import the global reactor, which is not ours to install.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Resolve the name and connect."""
+        race = _Race(self._reactor, protocolFactory)
+        receiver = _Addresses(lambda found: race.begin(found, self._host, self._port))
+        resolver = cast(IReactorPluggableNameResolver, self._reactor).nameResolver
+        resolver.resolveHostName(receiver, self._host, self._port)
+        return race.winner
+
+
+@implementer(IResolutionReceiver)
+class _Addresses:
+    """Collects what a name resolves to."""
+
+    def __init__(self, done: Callable[[list[IAddress]], object]) -> None:
+        self._done = done
+        self._found: list[IAddress] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing: a resolution cannot be stopped, only ignored."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """Take one address."""
+        self._found.append(address)
+
+    def resolutionComplete(self) -> None:
+        """Hand on all of them."""
+        self._done(self._found)
+
+
+class _Race:
+    """Attempts at several addresses; the first connection wins, and the others are given up."""
+
+    def __init__(self, reactor: Any, factory: IProtocolFactory) -> None:
+        self.winner: Deferred[IProtocol] = Deferred(lambda _: self._stop())
+        self._reactor = reactor
+        self._factory = factory
+        self._to_try: list[Any] = []
+        self._under_way: list[Deferred[Any]] = []
+        self._timer: IDelayedCall | None = None
+        self._is_over = False
+
+    def begin(self, addresses: list[Any], host: str, port: int) -> None:
+        """Try the addresses in their order."""
+        if self._is_over:
+            return
+        for address in addresses:
+            kind = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
+            self._to_try.append(kind(self._reactor, address.host, port))
+        if self._to_try:
+            self._try_next()
+        else:
+            self._is_over = True
+            self.winner.errback(twisted_error.DNSLookupError(f"there is no host {host!r}"))
+
+    def _try_next(self) -> None:
+        attempt: Deferred[Any] = self._to_try.pop(0).connect(self._factory)
+        self._under_way.append(attempt)
+        if self._to_try:
+            self._timer = self._reactor.callLater(_ATTEMPT_DELAY, self._try_next)
+        attempt.addCallbacks(self._won, self._lost, (attempt,), {}, (attempt,))
+
+    def _won(self, protocol: Any, attempt: Deferred[Any]) -> None:
+        self._under_way.remove(attempt)
+        self._stop()
+        self.winner.callback(protocol)
+
+    def _lost(self, failure: Failure, attempt: Deferred[Any]) -> None:
+        self._under_way.remove(attempt)
+        if self._is_over:
+            return
+        if self._to_try:
+            self._stop_timer()
+            self._try_next()
+        elif not self._under_way:
+            self._is_over = True
+            self.winner.errback(failure)
+
+    def _stop(self) -> None:
+        self._is_over = True
+        self._stop_timer()
+        for attempt in list(self._under_way):
+            attempt.cancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+def place_of(endpoint: Any) -> str:
+    """Name what an endpoint connects to, as far as it tells."""
+    host, port = getattr(endpoint, "_host", None), getattr(endpoint, "_port", None)
+    if isinstance(host, str) and port is not None:
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    path = getattr(endpoint, "_path", None)
+    if path is not None:
+        return path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
+    inner = getattr(endpoint, "_wrappedEndpoint", None)
+    if inner is not None:
+        return place_of(inner)
+    text = getattr(endpoint, "_hostText", None)
+    return f"{text}:{port}" if text is not None else type(endpoint).__name__
