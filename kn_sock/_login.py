@@ -52,7 +52,7 @@ _WANTED: Final = (
     "log in first: this server answers nothing but rpc.login and rpc.ping before that "
     "(a client of kn_sock logs in with credentials=…)"
 )
-_REFUSED: Final = "the login was refused"
+_REFUSED: Final = "the credentials were not accepted"
 
 
 class Gate:

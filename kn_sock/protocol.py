@@ -306,7 +306,8 @@ class RPCProtocol(LineReceiver):
             self._settle_from(left_over)
         if was_made:
             problem = tls_problem(reason.value)
-            if problem is not None:
+            # The client is told by what waits for it to open.
+            if problem is not None and self._opening is None:
                 log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)

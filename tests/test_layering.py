@@ -71,8 +71,11 @@ ARROWS: dict[str, set[str]] = {
     "_endpoints": set(),
     "_dial": {"errors", "_options", "_endpoints"},
     "_tls": set(),
-    "_failover": {"errors", "_options", "_dial", "_tls", "connection", "protocol"},
-    "_redial": {"protocol"},
+    "_credentials": {"errors", "connection"},
+    "_failover": {
+        *("errors", "_options", "_dial", "_tls", "_credentials", "connection", "protocol"),
+    },
+    "_redial": {"errors", "protocol"},
     "server": {
         "auth",
         "_pem",
@@ -87,6 +90,7 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
     },
     "client": {
+        "_credentials",
         "_version",
         "_codec",
         "_options",
@@ -105,6 +109,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "_reactor_thread": {"errors", "_outbox"},
     "_link": {
+        "_credentials",
         "_verbs",
         "_outgoing",
         "_options",
@@ -116,6 +121,7 @@ ARROWS: dict[str, set[str]] = {
         "client",
     },
     "blocking": {
+        "_credentials",
         "_codec",
         "_options",
         "_verbs",
