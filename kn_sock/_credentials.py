@@ -15,7 +15,7 @@ class Credentials:
     """A name and a password, or a token; shown by nothing.
 
     Raises:
-        TypeError, ValueError: it is something else, or empty. What, is not told, as with all secrets.
+        TypeError, ValueError: it is something else, or empty. What, is not told: it is secret.
     """
 
     __slots__ = ("_secrets",)

@@ -184,6 +184,7 @@ class Login:
         self._protocol = protocol
         self._failures = 0
         self._is_trying = False
+        self._is_given_up = False
         self._is_over = False
         self._has_refused = False
         self._checking: Deferred[Any] | None = None
@@ -220,6 +221,7 @@ class Login:
         if self._is_trying:
             raise NotAuthenticated("a login is under way on this connection; wait for its answer")
         self._is_trying = True
+        self._is_given_up = False
         answer: Deferred[Any] = Deferred(lambda _: self._give_up())
         began = self._gate.clock.seconds()
         checking = self._checking = self._gate.ask(credentials, self._protocol)
@@ -228,14 +230,15 @@ class Login:
         return answer
 
     def _give_up(self) -> None:
-        """The caller does not wait any more; its try counts all the same."""
+        """The caller does not wait any more; its try counts all the same, and lets nobody in."""
+        self._is_given_up = True
         if self._checking is not None:
             self._checking.cancel()
 
     def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any]) -> None:
         identity, (_, avatar, logout) = outcome
         try:
-            if self._is_over or answer.called:
+            if self._is_given_up:
                 raise CancelledError
             methods = self._gate.methods_of(avatar)
         except Exception:
