@@ -93,13 +93,3 @@ def is_public(address: Any) -> bool:
         return True
     inner = getattr(found, "ipv4_mapped", None)
     return not (inner or found).is_loopback
-
-
-def tls_problem(reason: BaseException | None) -> str | None:
-    """Say what went wrong where TLS ended a connection; ``None`` where it did not."""
-    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
-    if not type(reason).__module__.startswith("OpenSSL"):
-        return None
-    details = reason.args[0] if reason is not None and reason.args else ()
-    texts = [one[-1] for one in details if isinstance(one, tuple) and one and one[-1]]
-    return ", ".join(map(str, texts)) or type(reason).__name__

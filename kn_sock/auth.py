@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "MethodsRealm",
     "PasswordChecker",
     "TokenChecker",
+    "TokenFile",
 ]
 
 
@@ -147,6 +149,44 @@ class TokenChecker:
         if found is None:
             return fail(UnauthorizedLogin())
         return succeed(found)
+
+
+@implementer(ICredentialsChecker)
+class TokenFile:
+    """Knows the tokens in a file: one a line, and after a space whose it is.
+
+    Args:
+        path: the file. Empty lines, and those that begin with ``#``, are left out. It is read at
+            each login, so that it may change meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line is none of these.
+    """
+
+    credentialInterfaces = (IToken,)
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.path.abspath(path)
+        self._read()
+
+    def requestAvatarId(self, credentials: IToken) -> Deferred[bytes | tuple[()]]:
+        """Give whose the token is; the Deferred fails with ``UnauthorizedLogin`` if nobody's."""
+        return maybeDeferred(lambda: TokenChecker(self._read()).requestAvatarId(credentials))
+
+    def _read(self) -> dict[str, str]:
+        with open(self._path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        tokens = {}
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            token, _, identity = line.strip().partition(" ")
+            if not identity.strip():
+                text = f"line {number} is not a token and, after a space, whose it is"
+                raise ValueError(f"{self._path}: {text}")
+            tokens[token] = identity.strip()
+        return tokens
 
 
 def _bytes_of(texts: Mapping[str, str], key: str, value: str) -> dict[bytes, bytes]:

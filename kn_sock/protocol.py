@@ -36,7 +36,6 @@ from kn_sock._peer import (
     certificate_of,
     is_tls,
     process_of,
-    tls_problem,
     write_of,
 )
 from kn_sock._runner import Runner
@@ -52,6 +51,7 @@ from kn_sock._session import (
     Session,
     Violation,
 )
+from kn_sock._tls import tls_problem
 from kn_sock._verbs import CallOptions
 from kn_sock._writer import Writer
 from kn_sock.connection import RPCConnection

@@ -371,10 +371,18 @@ def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStream
 def _as_os_error(failure: Failure) -> Failure:
     """Turn Twisted's error into the builtin one, with the number that says what it was."""
     problem = failure.value
+    if isinstance(problem, OSError) and problem.filename2:
+        # The lock file beside a Unix socket could not be made.
+        place = os.fsdecode(problem.filename2).removesuffix(".lock")
+        error = OSError(problem.errno, f"cannot listen on {place}: {problem.strerror}")
+        error.__cause__ = problem
+        return Failure(error)
     if not isinstance(problem, CannotListenError):
         return failure
     number = getattr(problem.socketError, "errno", None) or errno.EADDRNOTAVAIL
     place = f"{problem.interface or '*'}:{problem.port}"
+    if isinstance(problem.port, bytes):
+        place = os.fsdecode(problem.port)
     reason = getattr(problem.socketError, "strerror", None) or str(problem.socketError)
     error = OSError(number, f"cannot listen on {place}: {reason}")
     error.__cause__ = problem

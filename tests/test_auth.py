@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from zope.interface import Interface, implementer
 from zope.interface.verify import verifyObject
 
 from kn_sock import MethodTable
+from kn_sock._credentials import Credentials
 from kn_sock.auth import (
     EVERYTHING,
     IMethods,
@@ -26,6 +28,7 @@ from kn_sock.auth import (
     PasswordChecker,
     Token,
     TokenChecker,
+    TokenFile,
     functions_of,
     identity_text,
 )
@@ -133,12 +136,52 @@ def test_a_checker_refuses_what_is_no_secret_without_showing_it(
     assert "secret" not in str(caught.value)
 
 
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text("# whose they are\n\nt1 ada\nt3   Bob the builder \n", "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("token", "identity"), [("t1", b"ada"), ("t3", b"Bob the builder"), ("#", None), ("t", None)]
+)
+def test_a_file_has_tokens(token_file: Path, token: str, identity: bytes | None) -> None:
+    outcome = outcome_of(TokenFile(token_file).requestAvatarId(Token(token)))
+    if identity is None:
+        assert isinstance(outcome, UnauthorizedLogin)
+    else:
+        assert outcome == identity
+
+
+def test_a_file_of_tokens_may_change(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(token_file.parent)
+    checker = TokenFile("tokens")
+    monkeypatch.chdir("/")
+    token_file.write_text("t2 eve\n")
+    assert isinstance(outcome_of(checker.requestAvatarId(Token("t1"))), UnauthorizedLogin)
+    assert outcome_of(checker.requestAvatarId(Token("t2"))) == b"eve"
+    token_file.unlink()
+    assert isinstance(outcome_of(checker.requestAvatarId(Token("t2"))), FileNotFoundError)
+
+
+def test_a_file_without_tokens_is_refused_and_not_shown(token_file: Path, tmp_path: Path) -> None:
+    token_file.write_text("t1 ada\nsesame\n")
+    with pytest.raises(ValueError, match="line 2 is not a token") as caught:
+        TokenFile(token_file)
+    assert "sesame" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        TokenFile(tmp_path / "nowhere")
+
+
 def test_nothing_shows_a_secret() -> None:
     things = [
         Password("ada", "sesame"),
         Token("sesame"),
         PasswordChecker({"ada": "sesame"}),
         TokenChecker({"sesame": "ada"}),
+        Credentials(("ada", "sesame")),
+        Credentials("sesame"),
     ]
     assert not any("sesame" in repr(thing) for thing in things)
     assert "ada" in repr(things[0])

@@ -52,6 +52,7 @@ ARROWS: dict[str, set[str]] = {
         "_peer",
         "_runner",
         "_serving",
+        "_tls",
         "connection",
     },
     "_waiting": {"errors", "_options", "_writer", "_outgoing", "protocol"},
