@@ -26,7 +26,7 @@ async def main(
             # While there is no connection, this waits for one.
             answer = await service.call("get_time")
         except (ConnectionLost, CallTimeout) as problem:
-            # Nothing is sent a second time: it may have been done the first time.
+            # It was not sent a second time: it may have been done the first time.
             again = "may have run" if problem.maybe_executed else "did not run"
             print(f"call {number}: {problem} (it {again})")
         else:

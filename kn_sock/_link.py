@@ -193,6 +193,7 @@ class Link:
 
     def _close_all(self) -> Deferred[None]:
         self._redialler.stop()
+        self._close_no_more()
         return self._factory.close()
 
     def begin(self, call: PendingCall, args: Any, kwargs: Any, *, idempotent: bool = False) -> None:

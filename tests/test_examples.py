@@ -408,6 +408,37 @@ def test_client_service_connects_again(script: Start, twistd: Start) -> None:
     assert said[3:] == ["stopped"]
 
 
+@runs("failover_client.py", "math_service.py")
+def test_failover_client_goes_on_with_the_second_server(script: Start, twistd: Start) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [f"{directory}/first", f"{directory}/second"]
+        server = twistd(
+            "knsock", "--port", f"unix:{paths[1]}", "--funcs", "examples.math_service.FUNCS"
+        )
+        server.wait_for(r"(?i)serving .*/second")
+        with socket.socket(socket.AF_UNIX) as first:
+            first.bind(paths[0])
+            first.listen()
+            first.settimeout(SECONDS)
+            endpoints = ",".join(f"unix:{path}" for path in paths)
+            client = script("failover_client.py", endpoints, 2, 0.01)
+            connection, _ = first.accept()
+        connection.settimeout(SECONDS)
+        with connection, connection.makefile("rwb") as lines:
+            ping = json.loads(lines.readline())
+            reply = {"jsonrpc": "2.0", "id": ping["id"], "result": "pong"}
+            lines.write(json.dumps(reply).encode() + b"\n")
+            lines.flush()
+            # It dies with the first call unanswered.
+            assert b'"get_time"' in lines.readline()
+        said = client.ended().splitlines()
+        server.shut_down()
+    assert said[:2] == ["connected", "connected"]
+    for number, line in enumerate(said[2:4], 1):
+        assert re.fullmatch(rf"call {number}: \d{{4}}-\d\d-\d\dT\S+", line)
+    assert said[4:] == ["closed"]
+
+
 @runs("both_ways.py")
 def test_both_ways(script: Start) -> None:
     assert script("both_ways.py").ended().splitlines() == [

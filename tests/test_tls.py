@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,34 @@ import pytest_twisted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet import reactor, ssl
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.task import deferLater
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 
 from kn_sock import (
     ConnectFailed,
+    ConnectionLost,
     RPCClient,
+    RPCClientService,
+    RPCServerFactory,
     RPCServerService,
     connect,
     current_call,
     in_reactor,
 )
+from kn_sock.client import ClientFactory
+from kn_sock.protocol import RPCProtocol
+from kn_sock.testing import MemoryNetwork
+
+# Nothing here takes this long; a test that does has hung.
+PATIENCE = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +133,179 @@ async def test_a_certificate_that_is_not_trusted_is_a_connection_that_failed(
         await connect(untrusted)
     assert type(caught.value.__cause__).__name__ == "Error"
     assert caught.value.maybe_executed is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_for_another_name_is_a_connection_that_failed(
+    client_endpoint: str,
+) -> None:
+    port = client_endpoint.split(":")[2]
+    elsewhere = client_endpoint.replace("localhost", "elsewhere.example", 1)
+    with pytest.raises(ConnectFailed, match=r"^cannot connect to .*for another name$"):
+        await connect(f"{elsewhere}:endpoint=tcp\\:127.0.0.1\\:{port}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_untrusted_certificate_at_a_blocking_client(client_endpoint: str) -> None:
+    def use() -> None:
+        with pytest.raises(ConnectFailed, match="certificate verify failed"):
+            RPCClient.from_endpoint(client_endpoint.partition(":trustRoots")[0])
+
+    await deferToThread(use)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_backs_off_from_a_server_that_it_cannot_trust(
+    client_endpoint: str, service: RPCServerService
+) -> None:
+    asked: list[int] = []
+    third: Deferred[None] = Deferred()
+
+    def policy(attempts: int) -> float:
+        asked.append(attempts)
+        if attempts == 3:
+            third.callback(None)
+        return 0.0
+
+    untrusted = client_endpoint.partition(":trustRoots")[0]
+    client = RPCClientService(untrusted, retry_policy=policy)
+    client.startService()
+    queued = client.call("add", 1, 2)
+    await third
+    await client.stopService()
+    assert asked == [1, 2, 3]
+    with pytest.raises(ConnectionLost) as caught:
+        await queued
+    assert caught.value.maybe_executed is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_speaks_no_tls_is_named(certificate: Path) -> None:
+    plain = RPCServerService("tcp:0:interface=127.0.0.1", {"add": add})
+    plain.startService()
+    assert plain.port is not None
+    port = plain.port.getHost().port  # type: ignore[attr-defined]  # a TCP address has one
+    with pytest.raises(ConnectFailed, match=r"the TLS handshake failed: .*speak TLS at this port"):
+        await connect(f"tls:localhost:{port}:trustRoots={certificate}")
+    await plain.stopService()
+
+
+class SilentServer:
+    """Accepts connections, and says nothing."""
+
+    def __init__(self, certificate: Path) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.endpoint = f"tls:localhost:{self.port}:trustRoots={certificate}"
+
+    def accept(self) -> socket.socket:
+        self.listener.settimeout(PATIENCE)
+        peer, _ = self.listener.accept()
+        peer.settimeout(PATIENCE)
+        return peer
+
+
+@pytest.fixture
+def silent(certificate: Path) -> Iterator[SilentServer]:
+    server = SilentServer(certificate)
+    yield server
+    server.listener.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_is_silent_at_the_handshake_is_given_up(silent: SilentServer) -> None:
+    with pytest.raises(ConnectFailed, match=r"the TLS handshake was not done within 0\.1 s"):
+        await connect(silent.endpoint, connect_timeout=0.1)
+    # The transport is gone in the next turn.
+    await deferLater(reactor, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_before_the_handshake_does_not_wait_for_the_peer(
+    silent: SilentServer,
+) -> None:
+    client = RPCClientService(silent.endpoint)
+    client.startService()
+    queued = client.call("add", 1, 2)
+    peer = await deferToThread(silent.accept)
+    assert await deferToThread(peer.recv, 1)
+    # Far below the time that a goodbye has.
+    await client.stopService().addTimeout(2, reactor)
+    with pytest.raises(ConnectionLost) as caught:
+        await queued
+    assert caught.value.maybe_executed is False
+    peer.close()
+
+
+def test_a_handshake_that_never_ends_is_ended_by_the_server(
+    certificate: Path, network: MemoryNetwork
+) -> None:
+    pem = (certificate / "server.key").read_bytes() + (certificate / "cert.pem").read_bytes()
+    options = ssl.PrivateCertificate.loadPEM(pem).options()
+    clock = network.reactor
+    factory = RPCServerFactory({"add": add}, reactor=clock)
+    tls = TLSMemoryBIOFactory(options, False, factory, clock=clock)
+    transports = []
+    for _ in range(2):
+        protocol = tls.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        assert protocol is not None
+        transport = StringTransport()
+        transports.append(transport)
+        protocol.makeConnection(transport)
+    assert not factory.connections
+    clock.advance(9.9)
+    assert not any(transport.disconnected for transport in transports)
+    clock.advance(0.2)
+    assert all(transport.disconnected for transport in transports)
+
+
+def test_a_call_before_the_handshake_is_not_written(
+    certificate: Path, network: MemoryNetwork
+) -> None:
+    clock = network.reactor
+    factory = ClientFactory(clock)
+    tls = TLSMemoryBIOFactory(ssl.optionsForClientTLS("localhost"), True, factory, clock=clock)
+    protocol = tls.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    assert protocol is not None
+    protocol.makeConnection(StringTransport())
+    inner = protocol.wrappedProtocol
+    assert isinstance(inner, RPCProtocol)
+    assert not inner.is_open
+    failed: list[Any] = []
+    for size in (1, 100_000):
+        inner.connection.call("add", "x" * size, "y").addErrback(failed.append)
+    clock.advance(0)
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert [failure.value.maybe_executed for failure in failed] == [False, False]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_before_the_handshake_goes_out_after_it(client_endpoint: str) -> None:
+    endpoint = clientFromString(reactor, client_endpoint)
+    protocol = await endpoint.connect(ClientFactory(reactor))
+    assert isinstance(protocol, RPCProtocol)
+    assert not protocol.is_open
+    assert await protocol.connection.call("add", 1, 2) == 3
+    await protocol.close()
+
+
+def test_a_server_that_drains_does_not_wait_for_a_handshake(
+    certificate: Path, network: MemoryNetwork
+) -> None:
+    pem = (certificate / "server.key").read_bytes() + (certificate / "cert.pem").read_bytes()
+    options = ssl.PrivateCertificate.loadPEM(pem).options()
+    clock = network.reactor
+    factory = RPCServerFactory({"add": add}, reactor=clock)
+    tls = TLSMemoryBIOFactory(options, False, factory, clock=clock)
+    protocol = tls.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    assert protocol is not None
+    transport = StringTransport()
+    protocol.makeConnection(transport)
+    drained = factory.drain()
+    assert transport.disconnected
+    protocol.connectionLost(Failure(ConnectionAborted()))
+    assert drained.called
+    assert clock.getDelayedCalls() == []
 
 
 @pytest_twisted.ensureDeferred
