@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from kn_sock.errors import CallTimeout
+
 if TYPE_CHECKING:
     from kn_sock._peer import PeerProcess
     from kn_sock.connection import RPCConnection
@@ -20,7 +22,6 @@ class Call(Struct, eq=False):
 
     Attributes:
         cancelled: whether the caller gave up or went away; a function in a thread can look.
-        deadline: when the call has to be over, in the reactor's seconds; ``None`` for no limit.
 
     Reactor: all of it may be read on any thread; the verbs of `connection` are for the reactor's
     thread alone. In a worker thread, wait for them by
@@ -30,14 +31,36 @@ class Call(Struct, eq=False):
     _protocol: Any
     _request: Any
     cancelled: bool = False
-    deadline: float | None = None
     # The Deferred or the job that is under way for it.
     _stop: Any = None
+    # Whether its caller has been told something already: that it took too long.
+    _is_answered: bool = False
 
     @property
     def method(self) -> str:
         """The name that was called."""
         return str(self._request.method)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the call has to be over, in the seconds of its `reactor`; ``None`` for no limit."""
+        deadline: float | None = self._request.deadline
+        return deadline
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, 0 when it has passed; ``None`` for no limit."""
+        deadline = self.deadline
+        return None if deadline is None else max(0.0, deadline - self.reactor.seconds())
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the caller says the call belongs to, as it came; ``None`` for none.
+
+        Spec: W3C Trace Context, the header of that name.
+        """
+        traceparent: str | None = self._request.traceparent
+        return traceparent
 
     @property
     def connection(self) -> RPCConnection:
@@ -108,6 +131,26 @@ def current_call() -> Call:
         return current.get()
     except LookupError:
         raise LookupError("no call is served here: current_call() is for methods") from None
+
+
+def time_left(timeout: float | None) -> float | None:
+    """Bound the time of a call that is made here by that of the call that is served here, if any.
+
+    Raises:
+        CallTimeout: the time for the call that is served has passed.
+
+    Reactor: any thread.
+    """
+    call = current.get(None)
+    if call is None:
+        return timeout
+    remaining = call.remaining
+    if remaining is None:
+        return timeout
+    if remaining <= 0:
+        text = f"the time for {call.method}, in which this call is made, has passed"
+        raise CallTimeout(text, maybe_executed=False)
+    return remaining if timeout is None else min(timeout, remaining)
 
 
 def run_as(call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:

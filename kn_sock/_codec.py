@@ -45,6 +45,9 @@ class Message(Struct):
     kwargs: dict[str, Any] | UnsetType | None = UNSET
     result: Any = UNSET
     error: Any = UNSET
+    # Beside the specification, as members that other servers ignore.
+    timeout: Any = UNSET
+    traceparent: Any = UNSET
 
 
 class _IdAlone(Struct):
@@ -90,6 +93,8 @@ class _Request(Struct, omit_defaults=True):
     method: str | UnsetType = UNSET
     params: Sequence[Any] | Mapping[str, Any] | UnsetType = UNSET
     kwargs: Mapping[str, Any] | UnsetType = UNSET
+    timeout: float | UnsetType = UNSET
+    traceparent: str | UnsetType = UNSET
 
 
 class _PairRequest(Struct):
@@ -285,7 +290,7 @@ def _read_members(text: str, names: list[str], members: dict[str, Any]) -> None:
     """Read names and values up to where the text ends; the last name may lack its value."""
     try:
         while True:
-            text = text.lstrip(" \t\r,")
+            text = text.lstrip(" \t\r\n,")
             name, end = _scan(text)
             text = text[end:].lstrip()
             if not isinstance(name, str) or not text.startswith(":"):
@@ -364,8 +369,13 @@ def encode_request(
     method: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    *,
+    timeout: float | None = None,
+    traceparent: str | None = None,
 ) -> bytes:
     """Encode a request, or with no id a notification, with its newline.
+
+    The last two are for the 2.0 dialect alone, and left out of the others.
 
     Raises:
         TypeError: an argument has a type that JSON has no form for, or the dialect no place.
@@ -380,6 +390,10 @@ def encode_request(
                 message.kwargs = kwargs
         elif kwargs:
             message.params = kwargs
+        if timeout is not None:
+            message.timeout = timeout
+        if traceparent is not None:
+            message.traceparent = traceparent
     elif dialect == "1.0":
         if kwargs:
             raise TypeError("JSON-RPC 1.0 has no named arguments; pass them by position")

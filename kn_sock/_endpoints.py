@@ -77,6 +77,9 @@ def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
     Raises:
         ValueError, TypeError: it is no port, or no host.
     """
+    if isinstance(port, str) and port.isdecimal():
+        # As it stands in sys.argv, and as kn-sock 0.3 took it.
+        port = int(port)
     if type(port) is not int:
         raise TypeError(f"a port is a whole number, not {port!r}")
     if not 0 < port < 65536:

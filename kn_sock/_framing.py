@@ -5,7 +5,9 @@ Only bytes belong here. What a line means is `_codec`'s; where the chunks come f
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
+
+from typing_extensions import override
 
 Line: TypeAlias = bytes | bytearray
 
@@ -24,17 +26,18 @@ class OverlongLine:
         self.prefix = bytes(line[:PREFIX_BYTES])
 
 
-class LineFramer:
-    r"""Split a stream at ``\n``, dropping one ``\r`` before it and every empty line.
+class Framer:
+    """What every way to find the ends of messages has alike: the message that has not ended yet.
 
     Args:
-        max_line_bytes: the longest line, its end not counted. A longer one is reported once, as
-            soon as it is too long, and skipped to its end; the lines after it are read as usual.
-
-    Spec: one JSON document a line; a byte order mark at the start of the stream is dropped.
+        max_line_bytes: the longest message. A longer one is reported once, as soon as it is too
+            long, and skipped to its end; what comes after it is read as usual.
     """
 
     __slots__ = ("_at_start", "_max", "_skipping", "_tail")
+
+    #: What to say of a stream that ends where it is unfinished.
+    missing_end: ClassVar[str]
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max = max_line_bytes
@@ -44,32 +47,30 @@ class LineFramer:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the stream stands inside a line."""
+        """Whether the stream stands inside a message."""
         return self._skipping or bool(self._tail.strip())
 
     def feed(self, chunk: bytes) -> list[Line | OverlongLine]:
-        """Take what one read delivered; return the lines that it ended, in order."""
-        if self._at_start:
-            chunk = self._drop_byte_order_mark(chunk)
-        pieces: list[Line] = [*chunk.split(b"\n")]
-        rest = pieces.pop()
-        if not pieces:
-            return self._keep(rest)
+        """Take what one read delivered; return the messages that it ended, in order."""
+        raise NotImplementedError
+
+    def _complete(self, pieces: list[Line], *, must_check: bool) -> list[Line | OverlongLine]:
+        """Put what came before in front of the first, and look through those that may be odd."""
         was_split = False
-        if self._skipping:
+        if pieces and self._skipping:
             self._skipping = False
             del pieces[0]
-        elif self._tail:
+        elif pieces and self._tail:
             # Handed on as it is: a bytearray decodes like bytes, and is not copied again.
             self._tail += pieces[0]
             pieces[0], self._tail = self._tail, bytearray()
             was_split = True
         lines: list[Line | OverlongLine] = pieces  # type: ignore[assignment]  # lists are invariant
-        if len(chunk) > self._max or b"\r" in chunk or b"" in pieces:
+        if must_check:
             lines = self._check(pieces)
         elif was_split:
             lines[:1] = self._check(pieces[:1])
-        return lines + self._keep(rest) if rest else lines
+        return lines
 
     def _keep(self, rest: Line) -> list[Line | OverlongLine]:
         """Remember how a line begins; report it when it is too long already."""
@@ -101,3 +102,31 @@ class LineFramer:
             if line:
                 checked.append(line if len(line) <= self._max else OverlongLine(line))
         return checked
+
+
+class LineFramer(Framer):
+    r"""Split a stream at ``\n``, dropping one ``\r`` before it and every empty line.
+
+    Args:
+        max_line_bytes: the longest line, its end not counted. A longer one is reported once, as
+            soon as it is too long, and skipped to its end; the lines after it are read as usual.
+
+    Spec: one JSON document a line; a byte order mark at the start of the stream is dropped.
+    """
+
+    __slots__ = ()
+
+    missing_end = "the last line has no newline at its end"
+
+    @override
+    def feed(self, chunk: bytes) -> list[Line | OverlongLine]:
+        """Take what one read delivered; return the lines that it ended, in order."""
+        if self._at_start:
+            chunk = self._drop_byte_order_mark(chunk)
+        pieces: list[Line] = [*chunk.split(b"\n")]
+        rest = pieces.pop()
+        if not pieces:
+            return self._keep(rest)
+        must_check = len(chunk) > self._max or b"\r" in chunk or b"" in pieces
+        lines = self._complete(pieces, must_check=must_check)
+        return lines + self._keep(rest) if rest else lines

@@ -196,14 +196,21 @@ class Link:
         self._close_no_more()
         return self._factory.close()
 
-    def begin(self, call: PendingCall, args: Any, kwargs: Any, *, idempotent: bool = False) -> None:
+    def begin(self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.
+
+        Args:
+            call: what to call, and what waits for the outcome.
+            args: arguments by position.
+            kwargs: arguments by name.
+            options: how the call is made; its time is the call's own.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        call.call_id, line = self.channel.writer.write_call(call.method, args, kwargs)
-        if idempotent:
+        told = options.told(call.timeout)
+        call.call_id, line = self.channel.writer.write_call(call.method, args, kwargs, timeout=told)
+        if options.idempotent:
             call.again = Again(line)
         self.thread.submit(self.channel.start, [call], line)
 

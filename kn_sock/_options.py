@@ -6,15 +6,21 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 T = TypeVar("T")
+
+Framing: TypeAlias = Literal["lines", "documents"]
+FRAMINGS: Final[tuple[Framing, ...]] = get_args(Framing)
+Unversioned: TypeAlias = Literal["1.0", "2.0"]
+Cancellation: TypeAlias = Literal["lsp", "mcp", "none"]
 
 # What a connection starts with at either end.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_PENDING = 1000
 MAX_BATCH = 1000
 DRAIN_TIMEOUT = 10.0
+SEND_TIMEOUT = 60.0
 
 # Below this an ordinary error reply would not fit.
 _LEAST_LINE_BYTES = 1024
@@ -43,8 +49,16 @@ class ServerOptions:
             and wait, so that a cancellation or the peer's goodbye behind them is heard; past those,
             no more is read from that connection until a call ends.
         max_batch: members that a batch may have; a larger one is answered with -32010.
+        max_connections: connections that a server has at once; one more is told -32009, and closed.
+            ``None`` for no limit.
         threads: threads that run the functions which may block; 0 runs every function on the
             reactor.
+        call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
+            answered with -32001. ``None`` for no limit but the caller's own.
+        idle_timeout: seconds without a message, and without a call under way in either direction,
+            after which a connection is closed. ``None`` for no limit.
+        send_timeout: seconds in which a peer to which much waits to be sent has to take some of it;
+            it is disconnected otherwise. ``None`` for no limit.
         drain_timeout: seconds that calls under way may still take when the server stops; ``None``
             for no limit.
         login_timeout: where callers have to log in, seconds that a connection has for it, before it
@@ -52,6 +66,14 @@ class ServerOptions:
         expose_errors: whether the text of an exception that a function raised goes to the caller.
             Without it the caller gets "internal error" and a reference, which the log has too.
         share_tracebacks: whether the traceback goes to the caller too.
+        framing: where a message of the peer ends. ``"lines"``: at its newline. ``"documents"``:
+            where its JSON does, for peers that send no newline, or several in a message; slower to
+            read. What is sent has its newline in any case.
+        unversioned: the dialect of requests with an ``id`` and without ``jsonrpc``: ``"1.0"``,
+            whose they are, or ``"2.0"``, for clients that leave out the version alone.
+        cancellation: how a call is given up, at either end. ``"lsp"``: ``$/cancelRequest``, with
+            the ``id``. ``"mcp"``: ``notifications/cancelled``, with the ``requestId``. ``"none"``:
+            not at all, for peers that take exception to it.
         executor: runs the functions instead of a pool of our own; any thread-based
             `concurrent.futures.Executor`. The caller shuts it down.
     """
@@ -59,22 +81,47 @@ class ServerOptions:
     max_line_bytes: int = _option(MAX_LINE_BYTES, "longest line, in bytes, in either direction")
     max_pending: int = _option(MAX_PENDING, "calls of one connection under way at once")
     max_batch: int = _option(MAX_BATCH, "members that a batch may have")
+    max_connections: int | None = _option(None, "connections at once; none for no limit")
     threads: int = _option(default_threads, "threads for functions that may block; 0 for none")
+    call_timeout: float | None = _option(None, "seconds that a call may take; none for no limit")
+    idle_timeout: float | None = _option(
+        None, "seconds without a message, after which to close; none for no limit"
+    )
+    send_timeout: float | None = _option(
+        SEND_TIMEOUT, "seconds for a peer that does not read; none for no limit"
+    )
     drain_timeout: float | None = _option(
         DRAIN_TIMEOUT, "seconds for calls under way when stopping"
     )
     login_timeout: float | None = _option(60.0, "seconds to log in, where that is asked for")
     expose_errors: bool = _option(True, "send the text of an exception to the caller")
     share_tracebacks: bool = _option(False, "send the traceback of an exception to the caller")
+    framing: Framing = _option(  # noqa: RUF009  # a string, under another name
+        "lines", "where messages of the peer end: lines or documents"
+    )
+    unversioned: Unversioned = _option(  # noqa: RUF009  # a string, under another name
+        "1.0", "dialect of requests with an id and without jsonrpc: 1.0 or 2.0"
+    )
+    cancellation: Cancellation = _option(  # noqa: RUF009  # a string, under another name
+        "lsp", "how calls are given up: lsp, mcp or none"
+    )
     executor: Executor | None = None
 
     def __post_init__(self) -> None:
         check_count("max_line_bytes", self.max_line_bytes, least=_LEAST_LINE_BYTES)
         check_count("max_pending", self.max_pending, least=1)
         check_count("max_batch", self.max_batch, least=1)
+        if self.max_connections is not None:
+            check_count("max_connections", self.max_connections, least=1)
         check_count("threads", self.threads, least=0)
+        check_seconds("call_timeout", self.call_timeout)
+        check_seconds("idle_timeout", self.idle_timeout)
+        check_seconds("send_timeout", self.send_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
         check_seconds("login_timeout", self.login_timeout)
+        check_choice("framing", self.framing, FRAMINGS)
+        check_choice("unversioned", self.unversioned, get_args(Unversioned))
+        check_choice("cancellation", self.cancellation, get_args(Cancellation))
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
@@ -97,6 +144,13 @@ def check_count(name: str, value: object, *, least: int) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise unless *value* is one of these."""
+    known = list(choices)
+    if value not in known:
+        raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:

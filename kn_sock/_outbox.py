@@ -21,13 +21,15 @@ class Outbox:
         turn: what decides when.
     """
 
-    __slots__ = ("_is_held", "_lines", "_turn", "_write", "_written")
+    __slots__ = ("_is_held", "_lines", "_turn", "_write", "_written", "written_bytes")
 
     def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
         self._write = write
         self._turn = turn
         self._lines: list[bytes] = []
         self._written = 0
+        #: How many bytes went to the transport.
+        self.written_bytes = 0
         self._is_held = False
 
     def put(self, line: bytes) -> int:
@@ -74,7 +76,9 @@ class Outbox:
         if lines and not self._is_held:
             self._lines = []
             self._written += len(lines)
-            self._write(lines[0] if len(lines) == 1 else b"".join(lines))
+            data = lines[0] if len(lines) == 1 else b"".join(lines)
+            self.written_bytes += len(data)
+            self._write(data)
 
     def close(self) -> None:
         """Write nothing any more: the transport is gone."""

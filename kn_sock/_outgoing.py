@@ -6,19 +6,27 @@ the loss of the connection. A call is registered first and written then.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import groupby
-from operator import attrgetter
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from kn_sock._deadlines import Deadlines
+from kn_sock._options import MAX_PENDING
 from kn_sock._outbox import Outbox
 from kn_sock._session import Session
 from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
 
 log = Logger()
+
+# Calls that wait for replies over one connection; more wait here. A server has as many under way
+# for one connection: past that it stops reading, and two ends that did so would wait for ever.
+_MOST_IN_FLIGHT = MAX_PENDING
+
+# The number of a line that is not in the outbox yet.
+_QUEUED = -1
 
 # Errors that name no call where a batch has them, and a single call where that does.
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
@@ -133,6 +141,12 @@ class Outgoing:
         self._peer = peer
         self._deadlines = Deadlines(clock, session.pending, self._time_out)
         self._complaint: RPCError | None = None
+        # Those that were told to the peer; one that knows no notifications answers each with an
+        # error, and no id.
+        self._cancelled = 0
+        # Lines behind those that are in flight, each with the calls that it makes.
+        self._queued: deque[tuple[list[PendingCall], bytes]] = deque()
+        self._queued_calls = 0
         self._ended: str | None = None
         self._cause: BaseException | None = None
 
@@ -161,9 +175,37 @@ class Outgoing:
             session.expect(call.call_id, call)
             if call.timeout is not None:
                 self._deadlines.add(call.call_id, call.timeout, len(session.pending))
+        if self._queued or len(session.pending) - len(calls) >= _MOST_IN_FLIGHT:
+            self._queue(calls, line)
+            return
         number = self._outbox.put(line)
         for call in calls:
             call.line_number = number
+
+    def _queue(self, calls: list[PendingCall], line: bytes) -> None:
+        self._queued.append((calls, line))
+        self._queued_calls += len(calls)
+        for call in calls:
+            call.line_number = _QUEUED
+
+    def proceed(self) -> None:
+        """Send what waits for the calls in flight to become fewer."""
+        pending = self._session.pending
+        while self._queued:
+            calls, line = self._queued[0]
+            if calls and len(pending) - self._queued_calls >= _MOST_IN_FLIGHT:
+                return
+            self._queued.popleft()
+            alive = [call for call in calls if pending.get(call.call_id) is call]
+            self._queued_calls -= len(alive)
+            if calls and not alive:
+                continue
+            number = self._outbox.put(line)
+            for call in alive:
+                call.line_number = number
+            for call in calls:
+                if call not in alive:
+                    self._tell_cancelled(call)
 
     def notify(self, line: bytes) -> None:
         """Send a line that is not answered.
@@ -173,7 +215,10 @@ class Outgoing:
         """
         if self._ended is not None:
             raise ConnectionLost(self._ended, maybe_executed=False) from self._cause
-        self._outbox.put(line)
+        if self._queued:
+            self._queue([], line)
+        else:
+            self._outbox.put(line)
 
     def cancel(self, call: PendingCall) -> bool:
         """Drop a call, and tell the peer; the call itself is told nothing. Idempotent.
@@ -184,14 +229,24 @@ class Outgoing:
         session = self._session
         if session.pending.get(call.call_id) is not call:
             return False
+        if call.line_number == _QUEUED:
+            # Its line is left out when its turn comes, or what it shares it with is cancelled then.
+            session.forget(call.call_id, was_sent=False)
+            self._queued_calls -= 1
+            return False
         # What shares its line with other calls of a batch is left to be written.
         was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
         session.forget(call.call_id, was_sent=was_sent)
         if was_sent:
-            line = session.writer.write_cancel(call.call_id)
-            if line is not None:
-                self._outbox.put(line)
+            self._tell_cancelled(call)
+        self.proceed()
         return was_sent
+
+    def _tell_cancelled(self, call: PendingCall) -> None:
+        line = self._session.writer.write_cancel(call.call_id)
+        if line is not None:
+            self._outbox.put(line)
+            self._cancelled += 1
 
     def _time_out(self, call_id: int) -> None:
         call = self._session.pending[call_id]
@@ -201,6 +256,14 @@ class Outgoing:
 
     def complain(self, error: RPCError) -> None:
         """Take an error that names no call: it is for the only one there is, or for the log."""
+        if (
+            self._cancelled
+            and error.code != ErrorCode.PARSE_ERROR
+            and error.code not in _OF_BATCHES
+        ):
+            self._cancelled -= 1
+            log.debug("{peer} answers a cancellation: {error}", peer=self._peer, error=str(error))
+            return
         pending = list(self._session.pending.values())
         if error.code in _OF_BATCHES:
             batched = [call for call in pending if call.unit is not None]
@@ -233,9 +296,16 @@ class Outgoing:
         self._ended = f"the connection to {self._peer} is lost: {reason}"
         self._cause = cause
         left: list[Left] = []
-        for _, group in groupby(self._session.take_all_pending(), attrgetter("line_number")):
+        queued = {call: line for calls, line in self._queued for call in calls}
+        self._queued.clear()
+        # Those of a batch stand together.
+        for _, group in groupby(self._session.take_all_pending(), lambda call: call.unit or call):
             calls = list(group)
-            line = self._outbox.take_back(calls[0].line_number)
+            first = calls[0]
+            if first.line_number == _QUEUED:
+                line: bytes | None = queued[first]
+            else:
+                line = self._outbox.take_back(first.line_number)
             left.append(Left(calls, line, times.get(calls[0].call_id)))
         kept = [one for one in left if one.calls[0].keeper is not None]
         if kept:

@@ -62,6 +62,18 @@ def write_of(transport: Any) -> Callable[[bytes], object]:
     return write
 
 
+def unsent_bytes(transport: Any) -> int:
+    """Count what was written to a transport and has not been sent; 0 where it does not tell."""
+    while transport is not None:
+        if hasattr(transport, "unsent_bytes"):
+            return int(transport.unsent_bytes)
+        if hasattr(transport, "_tempDataLen"):
+            # twisted.internet.abstract.FileDescriptor, on which all of its sockets are built.
+            return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+        transport = getattr(transport, "transport", None)
+    return 0
+
+
 def certificate_of(transport: Any) -> Any:
     """Give the certificate that the other end showed over TLS, or ``None``."""
     get = getattr(transport, "getPeerCertificate", None)

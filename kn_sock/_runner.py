@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from kn_sock._call import Call
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
-from kn_sock._workers import Finished, Job, Submits, WorkerPool
+from kn_sock._workers import Finished, Job, Lane, Submits, WorkerPool
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 from kn_sock.methods import Method
 
@@ -61,16 +61,28 @@ class Runner:
         args: tuple[Any, ...],
         done: Callable[[Job], object],
         owner: Any,
+        lane: Lane,
     ) -> Job:
         """Run a function on a worker thread; *done* gets the job on the reactor's thread.
+
+        Args:
+            function: what to run.
+            args: what it is called with.
+            done: gets the job.
+            owner: what *done* finds again in the job.
+            lane: whose turn it is when there are too few threads; an executor of the caller's own
+                has its own order.
 
         Raises:
             RuntimeError: no thread can be had.
         """
-        if self._executor is None:
-            self._executor = self._pool = WorkerPool(self.options.threads)
         job = Job(function, args, done, self._finished, owner)
-        self._executor.submit(job)
+        if self._executor is not None:
+            self._executor.submit(job)
+            return job
+        if self._pool is None:
+            self._pool = WorkerPool(self.options.threads)
+        self._pool.submit(job, lane)
         return job
 
     def _deliver(self, jobs: deque[Job]) -> None:
@@ -90,7 +102,7 @@ class Runner:
         """Let the threads end; a later call starts new ones."""
         if self._pool is not None:
             self._pool.stop()
-            self._pool = self._executor = None
+            self._pool = None
 
     # --- errors --------------------------------------------------------------------------------
 

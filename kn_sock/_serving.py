@@ -1,12 +1,13 @@
 """The serving half of a connection: calls that the peer made, until each of them is answered.
 
-Where a method runs is `_runner`'s; here is what is under way, what waits, and how a call ends.
+Where a method runs is `_runner`'s, and when it may begin `_admission`'s; here is what is under way,
+and how a call ends.
 """
 
 from __future__ import annotations
 
+import itertools
 import types
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
@@ -14,11 +15,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock._admission import Admission
 from kn_sock._call import Call, current, run_as
+from kn_sock._codec import encode_error
+from kn_sock._deadlines import Deadlines
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Refusal, Request, Session, id_key
 from kn_sock._text import shown
-from kn_sock._workers import Job
+from kn_sock._workers import Job, Lane
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
 from kn_sock.methods import Method
 
@@ -27,21 +31,29 @@ log = Logger()
 set_current = current.set
 reset_current = current.reset
 
+_numbers = itertools.count(1)
+
+# So many of the longest lines may wait for a peer that does not read.
+_UNREAD_LINES: Final = 16
+
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
 
-_BUSY = RPCError(
-    ErrorCode.SERVER_BUSY, "too many calls are under way on this connection; try again later"
-)
-_DRAINING = RPCError(
-    ErrorCode.SERVER_BUSY, "the server is stopping and takes no new calls; nothing was run"
-)
+
+def _too_late(*, maybe_executed: bool) -> RPCError:
+    fate = "it had been begun" if maybe_executed else "it was not run"
+    return RPCError(
+        ErrorCode.DEADLINE_PASSED,
+        f"the time for the call has passed; {fate}",
+        {"maybe_executed": maybe_executed},
+    )
 
 
 class Connection(Protocol):
     """What is asked of the connection whose calls are served."""
 
     peer_text: str
+    reactor: Any
 
     @property
     def awaits_replies(self) -> bool:
@@ -78,17 +90,24 @@ class Serving:
         self._methods: Mapping[str, Method] = runner.methods
         self._absent: Callable[[Request], RPCError | None] = _not_found
         self._most = runner.options.max_pending
+        self._call_timeout = runner.options.call_timeout
         self._running: dict[Call, None] = {}
         self._by_id: dict[Any, Call] = {}
-        # Read from the wire, and not begun: past max_pending, or while the peer does not read.
-        self._held: deque[Request | Refusal] = deque()
-        # kn-sock 0.3 sends no ids: one call at a time, in order.
-        self._in_order: deque[Request | Refusal] = deque()
-        self._ordered: Request | None = None
-        self._peer_reads = True
-        self._is_stalled = False
-        self._is_draining = False
+        self._admission = Admission(
+            self._most,
+            self._running,
+            run=self._run,
+            put=put,
+            refuse=session.refuse,
+            update_reading=protocol.update_reading,
+        )
+        # Requests with a deadline, and the calls that they became, by a number of their own.
+        self._timed: dict[int, Request | Call] = {}
+        self._deadlines: Deadlines | None = None
+        self._lane: Lane | None = None
         self._is_over = False
+        # Bytes of replies since the peer stopped reading; None while it reads.
+        self._unread: int | None = None
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
 
@@ -113,55 +132,17 @@ class Serving:
         """Begin a call, or hold it back."""
         if self._is_over:
             return
-        if self._is_stalled or self._is_draining:
-            self._hold_or_refuse(request)
-        elif request.dialect == "kn-sock":
-            self._begin(request)
-            self._check_capacity()
+        if request.timeout is not None or self._call_timeout is not None:
+            self._set_deadline(request)
+        if self._admission.is_guarded or request.dialect == "kn-sock":
+            self._admission.receive(request, awaits_replies=self._protocol.awaits_replies)
         else:
             self._run(request)
 
     def receive_refusal(self, refusal: Refusal) -> None:
         """Answer what was no request, at once or in its turn."""
-        if self._is_over:
-            return
-        if not self._peer_reads or (refusal.in_order and self._is_stalled):
-            self._held.append(refusal)
-            self._protocol.update_reading()
-        else:
-            self._begin(refusal)
-            if refusal.in_order:
-                self._check_capacity()
-
-    def _begin(self, item: Request | Refusal) -> None:
-        """Run a request, or send a refusal; those without ids each in their turn."""
-        if isinstance(item, Refusal):
-            if not item.in_order:
-                self._put(item.line)
-                return
-        elif item.dialect != "kn-sock":
-            self._run(item)
-            return
-        self._in_order.append(item)
-        self._run_in_order()
-
-    def _hold_or_refuse(self, request: Request) -> None:
-        if self._is_draining:
-            self._refuse_in_turn(request, _DRAINING)
-        elif len(self._held) >= self._most and self._peer_reads and self._protocol.awaits_replies:
-            # Only where reading goes on for the replies that our own calls wait for.
-            self._refuse_in_turn(request, _BUSY)
-        else:
-            self._held.append(request)
-            self._protocol.update_reading()
-
-    def _refuse_in_turn(self, request: Request, error: RPCError) -> None:
-        if request.dialect != "kn-sock":
-            self._refuse(request, error)
-            return
-        line = self._session.refuse(request, error)
-        if line is not None:
-            self.receive_refusal(Refusal(line, in_order=True))
+        if not self._is_over:
+            self._admission.receive_refusal(refusal)
 
     def cancel(self, request_id: Any) -> None:
         """End the call with this id, if it is under way: it may have ended already."""
@@ -170,16 +151,15 @@ class Serving:
             return
         call = self._by_id.get(key)
         if call is not None:
-            self._cancel(call)
+            self._cancel(call, CANCELLED)
             return
-        for held in self._held:
-            if isinstance(held, Request) and held.expects_reply and id_key(held.id) == key:
-                self._held.remove(held)
-                self._refuse(held, CANCELLED)
-                self._check_capacity()
-                return
+        held = self._admission.withdraw(key)
+        if held is not None:
+            self._refuse(held, CANCELLED)
+            self._admission.check_capacity()
 
-    def _cancel(self, call: Call) -> None:
+    def _cancel(self, call: Call, verdict: RPCError) -> None:
+        """Stop a call; the verdict is its answer where it has not been begun."""
         call.cancelled = True
         stop = call._stop
         if isinstance(stop, Deferred):
@@ -189,12 +169,49 @@ class Serving:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
         elif isinstance(stop, Job) and stop.withdraw():
-            self._refuse(call._request, CANCELLED)
+            self._refuse(call._request, verdict)
             self._settled(call)
+
+    # --- deadlines --------------------------------------------------------------------------------
+
+    def _set_deadline(self, request: Request) -> None:
+        """Find out when a request has to be over: by what its caller waits, and our own limit."""
+        limits = (request.timeout, self._call_timeout)
+        seconds = min(limit for limit in limits if limit is not None)
+        reactor = self._protocol.reactor
+        request.deadline = reactor.seconds() + seconds
+        if self._deadlines is None:
+            self._deadlines = Deadlines(reactor, self._timed, self._expire)
+        request.number = next(_numbers)
+        self._timed[request.number] = request
+        self._deadlines.add(request.number, max(0.0, seconds), len(self._timed))
+
+    def _is_too_late(self, request: Request) -> bool:
+        deadline = request.deadline
+        return deadline is not None and bool(deadline <= self._protocol.reactor.seconds())
+
+    def _expire(self, number: int) -> None:
+        """End what has not ended in time."""
+        late = self._timed[number]
+        if isinstance(late, Call):
+            was_begun = not (isinstance(late._stop, Job) and late._stop.is_waiting)
+            verdict = _too_late(maybe_executed=was_begun)
+            if was_begun:
+                # Answered now; what comes of it later has no reader any more.
+                self._refuse(late._request, verdict)
+                late._is_answered = True
+            self._cancel(late, verdict)
+        elif self._admission.drop(late):
+            self._refuse(late, _too_late(maybe_executed=False))
+            self._admission.check_capacity()
+        # Those that wait for the replies before theirs are refused in their turn.
 
     # --- running ----------------------------------------------------------------------------------
 
     def _run(self, request: Request) -> None:
+        if request.deadline is not None and self._is_too_late(request):
+            self._refuse(request, _too_late(maybe_executed=False))
+            return
         method = self._methods.get(request.method)
         if method is None:
             self._refuse(request, self._absent(request))
@@ -221,21 +238,14 @@ class Serving:
         else:
             self._answer_later(call, result)
 
-    def _run_in_order(self) -> None:
-        while self._in_order and self._ordered is None and self._peer_reads and not self._is_over:
-            following = self._in_order.popleft()
-            if isinstance(following, Refusal):
-                self._put(following.line)
-            else:
-                self._ordered = following
-                self._run(following)
-
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
         work = (call, method.function, args, kwargs)
         try:
-            call._stop = self._runner.submit(run_as, work, self._thread_done, call)
+            if self._lane is None:
+                self._lane = Lane()
+            call._stop = self._runner.submit(run_as, work, self._thread_done, call, self._lane)
         except RuntimeError as problem:
             self._refuse(call._request, InternalError(f"no thread can be had: {problem}"))
             return
@@ -268,7 +278,9 @@ class Serving:
     def _end_call(self, call: Call, result: Any, error: BaseException | None) -> None:
         """Answer a call that was under way, and go on with what waited for it."""
         try:
-            if error is not None:
+            if call._is_answered:
+                pass
+            elif error is not None:
                 self._refuse(call._request, self._runner.error_of(call, error))
             else:
                 self._answer(call._request, result)
@@ -295,8 +307,10 @@ class Serving:
         self._running[call] = None
         if call._request.expects_reply:
             self._by_id[id_key(call._request.id)] = call
+        if call._request.number:
+            self._timed[call._request.number] = call
         if len(self._running) >= self._most:
-            self._check_capacity()
+            self._admission.check_capacity()
 
     def _succeeded(self, result: Any, call: Call) -> None:
         self._end_call(call, result, None)
@@ -315,14 +329,34 @@ class Serving:
             log.error("{error}", error=str(error))
             self._refuse(request, error)
             return
-        if request is self._ordered:
-            self._ordered = None
+        self._leave_turn(request)
         if line is not None and not self._is_over:
+            if self._unread is not None:
+                line = self._within_unread(request, line, self._unread)
             self._put(line)
 
+    def _within_unread(self, request: Request, line: bytes, unread: int) -> bytes:
+        """Let no more than so many bytes of replies wait for a peer that does not read."""
+        most = _UNREAD_LINES * self._runner.options.max_line_bytes
+        if unread + len(line) > most:
+            text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
+            error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
+            if request.batch is None:
+                line = self._session.refuse(request, error) or line
+            else:
+                line = encode_error("2.0", None, error)
+        self._unread = unread + len(line)
+        return line
+
+    def _leave_turn(self, request: Request) -> None:
+        """Take note that a request is answered."""
+        if request.dialect == "kn-sock":
+            self._admission.answered(request)
+        if request.number:
+            self._timed.pop(request.number, None)
+
     def _refuse(self, request: Request, error: RPCError | None) -> None:
-        if request is self._ordered:
-            self._ordered = None
+        self._leave_turn(request)
         if error is None or self._is_over:
             return
         line = self._session.refuse(request, error)
@@ -342,35 +376,21 @@ class Serving:
     @property
     def is_idle(self) -> bool:
         """Whether every call that came has been answered."""
-        return not (self._running or self._held or self._in_order or self._ordered)
+        return not self._running and self._admission.is_empty
 
     def wants_more(self, awaits_replies: bool) -> bool:
-        """Tell whether to read on.
-
-        As many requests as may be under way are held beside those that are: what a peer sends
-        behind them, a cancellation or its goodbye, is still heard. Past that, reading goes on for
-        the sake of the replies that our own calls wait for alone, and what else comes is refused.
-        """
-        if len(self._held) < self._most:
-            return self._peer_reads or awaits_replies
-        return self._peer_reads and awaits_replies
+        """Tell whether to read on."""
+        return self._admission.wants_more(awaits_replies)
 
     def set_peer_reads(self, reads: bool) -> None:
         """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
-        self._peer_reads = reads
+        self._unread = None if reads else self._unread or 0
+        self._admission.set_peer_reads(reads)
         if reads:
             self._proceed()
         else:
             # In the middle of a write: nothing may be begun, or closed, from here.
-            self._check_capacity()
-
-    @property
-    def _is_full(self) -> bool:
-        return not self._peer_reads or len(self._running) + len(self._in_order) >= self._most
-
-    def _check_capacity(self) -> None:
-        self._is_stalled = bool(self._held) or self._is_full
-        self._protocol.update_reading()
+            self._admission.check_capacity()
 
     def _settled(self, call: Call) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
@@ -379,16 +399,13 @@ class Serving:
         key = id_key(call._request.id)
         if self._by_id.get(key) is call:
             del self._by_id[key]
-        if self._is_stalled or self._in_order or self.tells_when_idle:
+        if self._admission.has_waiting or self.tells_when_idle:
             self._proceed()
 
     def _proceed(self) -> None:
         if self._is_over:
             return
-        self._run_in_order()
-        while self._held and not self._is_full:
-            self._begin(self._held.popleft())
-        self._check_capacity()
+        self._admission.proceed()
         if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()
 
@@ -396,15 +413,17 @@ class Serving:
 
     def drain(self) -> None:
         """Refuse new calls from now on; those that were read before are run."""
-        self._is_draining = True
+        self._admission.drain()
 
     def end(self) -> None:
         """Cancel what is under way: nobody waits for it any more."""
         self._is_over = True
-        self._held.clear()
-        self._in_order.clear()
+        self._admission.end()
+        self._timed.clear()
+        if self._deadlines is not None:
+            self._deadlines.stop()
         for call in list(self._running):
-            self._cancel(call)
+            self._cancel(call, CANCELLED)
 
 
 def _not_found(request: Request) -> RPCError:

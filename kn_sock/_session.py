@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -27,7 +27,7 @@ from kn_sock._codec import (
     encode_result,
 )
 from kn_sock._framing import PREFIX_BYTES, Line, OverlongLine
-from kn_sock._writer import CANCEL_METHOD, Writer
+from kn_sock._writer import Writer
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
 
 NO_HEAD = Head(UNSET, "2.0", False)
@@ -46,6 +46,13 @@ class Request(Struct, eq=False):
     dialect: Dialect
     expects_reply: bool
     batch: BatchReply | None = None
+    # Seconds for which the caller still waits, when it came.
+    timeout: float | None = None
+    traceparent: str | None = None
+    # When it has to be over, in the reactor's seconds: whoever serves it finds that out.
+    deadline: float | None = None
+    # By which its deadline finds it; 0 where it has none.
+    number: int = 0
 
 
 class Cancel(Struct):
@@ -96,9 +103,9 @@ def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
     return Refusal(_codec.encode_error("2.0", known, InvalidRequest(text)))
 
 
-def _refusal_of(problem: NoMessageError) -> Refusal:
-    line = _codec.encode_error(problem.dialect, problem.request_id, problem.error)
-    return Refusal(line, in_order=problem.dialect == "kn-sock")
+def _seconds(timeout: Any) -> float | None:
+    """Read the time that a caller waits; what is no such thing is not ours, and ignored."""
+    return float(timeout) if type(timeout) in (int, float) else None
 
 
 class BatchReply:
@@ -136,6 +143,7 @@ class Session(Generic[P]):
         writer: writes our own calls. What comes in is answered in its own dialect.
         max_line_bytes: the longest line that we send; a longer reply becomes an error.
         max_batch: the most members of a batch that we accept.
+        unversioned: the dialect of requests with an id and without ``jsonrpc``.
     """
 
     def __init__(
@@ -144,8 +152,12 @@ class Session(Generic[P]):
         *,
         max_line_bytes: int = 4 * 1024 * 1024,
         max_batch: int = 1000,
+        unversioned: Literal["1.0", "2.0"] = "1.0",
     ) -> None:
         self.writer = writer or Writer()
+        # The empty name is no notification's, where calls cannot be given up.
+        self._cancel_method, self._cancel_member = self.writer.cancellation or ("", "")
+        self._unversioned = unversioned
         self.dialect = self.writer.dialect
         self._max_line_bytes = max_line_bytes
         self._max_batch = max_batch
@@ -171,7 +183,12 @@ class Session(Generic[P]):
         method = message.method
         if method is UNSET:
             return self._receive_reply(message)
-        if message.jsonrpc == "2.0" and message.id is not UNSET:
+        if (
+            message.jsonrpc == "2.0"
+            and message.id is not UNSET
+            and message.timeout is UNSET
+            and message.traceparent is UNSET
+        ):
             # The common case, without another call.
             return Request(message.id, method, message.params, message.kwargs, "2.0", True)
         return self._receive_request(message)
@@ -186,7 +203,7 @@ class Session(Generic[P]):
         text = f"the line is longer than max_line_bytes ({limit:,}); nothing in it was run"
         request_id = None if head.request_id is UNSET else head.request_id
         error = RPCError(ErrorCode.REQUEST_TOO_LONG, text)
-        return Refusal(_codec.encode_error(head.dialect, request_id, error))
+        return self._refusal_of(NoMessageError(error, head.dialect, request_id))
 
     def _fail_unread(self, head: Head, error: RPCError) -> Event[P] | None:
         """Give a reply that cannot be read to its call, as an error."""
@@ -207,16 +224,16 @@ class Session(Generic[P]):
         if jsonrpc == "2.0":
             dialect: Dialect = "2.0"
             expects_reply = request_id is not UNSET
-            if not expects_reply and message.method == CANCEL_METHOD:
+            if not expects_reply and message.method == self._cancel_method:
                 params = message.params
-                return Cancel(params.get("id") if isinstance(params, dict) else None)
-        elif jsonrpc is not UNSET or batch is not None:
+                return Cancel(params.get(self._cancel_member) if isinstance(params, dict) else None)
+        elif jsonrpc is not UNSET or (batch is not None and not self._is_versionless(message)):
             return _refusal('jsonrpc must be the string "2.0"', request_id)
         elif request_id is UNSET:
             dialect = "kn-sock"
             expects_reply = True
         else:
-            dialect = "1.0"
+            dialect = self._unversioned
             expects_reply = request_id is not None
         return Request(
             request_id,
@@ -226,7 +243,13 @@ class Session(Generic[P]):
             dialect,
             expects_reply,
             batch if expects_reply else None,
+            _seconds(message.timeout),
+            message.traceparent if isinstance(message.traceparent, str) else None,
         )
+
+    def _is_versionless(self, message: Message) -> bool:
+        """Whether a request is one of 2.0 but for its version, where such are taken."""
+        return self._unversioned == "2.0" and message.id is not UNSET
 
     def _receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
         try:
@@ -238,7 +261,7 @@ class Session(Generic[P]):
             ):
                 text = f"the peer's reply cannot be read: {problem}"
                 return self._fail_unread(head, InternalError(text))
-            return _refusal_of(problem)
+            return self._refusal_of(problem)
         if isinstance(found, list):
             if self._is_answered_in_order:
                 return self._fail_unread(NO_HEAD, InternalError("the peer replied with an array"))
@@ -251,6 +274,11 @@ class Session(Generic[P]):
     def _most_members(self) -> int:
         # The replies to a batch of ours may be more than we would take of requests.
         return max(self._max_batch, len(self._pending))
+
+    def _refusal_of(self, problem: NoMessageError) -> Refusal:
+        dialect = self._unversioned if problem.dialect == "1.0" else problem.dialect
+        line = _codec.encode_error(dialect, problem.request_id, problem.error)
+        return Refusal(line, in_order=dialect == "kn-sock")
 
     def _receive_batch(self, members: list[Raw]) -> Event[P] | list[Event[P]] | None:
         if not members:
@@ -284,7 +312,7 @@ class Session(Generic[P]):
             except NoMessageError as problem:
                 # A batch is JSON-RPC 2.0, whatever its members look like.
                 problem.dialect = "2.0"
-                return _refusal_of(problem)
+                return self._refusal_of(problem)
             if isinstance(found, list):
                 return _refusal("a batch cannot hold a batch", UNSET)
             message = found
@@ -317,6 +345,9 @@ class Session(Generic[P]):
                 text = "the peer's reply has neither a result nor an error"
                 return Failed(pending, InternalError(text))
             return Answered(pending, message.result)
+        if reply_id is None and self.dialect == "1.0" and message.jsonrpc is UNSET:
+            # To a notification, which has no reply by JSON-RPC 1.0, section 1.3: Go's servers have.
+            return None
         if error is not UNSET and (reply_id is None or message.jsonrpc == "2.0"):
             return Complaint(error_from_wire(error))
         if reply_id is UNSET and self._pending and self.dialect != "kn-sock":

@@ -22,16 +22,23 @@ class CallOptions:
 
     Attributes:
         timeout: seconds to wait for the reply; ``None`` for no limit.
+        propagate_deadline: whether the peer is told how long that is, in the 2.0 dialect.
         idempotent: whether the method may be run twice: a call that was written when the connection
             was lost is then sent once more, over a new one.
     """
 
     timeout: float | None = DEFAULT_TIMEOUT
+    propagate_deadline: bool = False
     idempotent: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
+        check_flag("propagate_deadline", self.propagate_deadline)
         check_flag("idempotent", self.idempotent)
+
+    def told(self, timeout: float | None) -> float | None:
+        """Give what the peer is told of a call that may take so many seconds."""
+        return timeout if self.propagate_deadline else None
 
     def replaced(self, changes: Mapping[str, Any]) -> CallOptions:
         """Give these options with some of them changed.

@@ -65,6 +65,11 @@ class Job:
             self.error = error
         self._finished.add(self)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no thread has it yet. Any thread."""
+        return bool(self._claim)
+
     def withdraw(self) -> bool:
         """Take the job back; ``False`` when a thread has it already. Any thread."""
         try:
@@ -105,8 +110,21 @@ class Finished:
         self._deliver(self._jobs)
 
 
+class Lane:
+    """The calls of one connection that wait for a thread."""
+
+    __slots__ = ("calls", "is_queued")
+
+    def __init__(self) -> None:
+        self.calls: deque[Callable[[], Any]] = deque()
+        # Whether it has its place among the lanes that wait for a thread.
+        self.is_queued = False
+
+
 class WorkerPool:
     """Threads by need, up to a number; each of them ends when the pool does.
+
+    Lanes take turns, a call each: one that has ten thousand does not keep the others waiting.
 
     Args:
         threads: the most threads, at least 1.
@@ -118,14 +136,15 @@ class WorkerPool:
     def __init__(self, threads: int, *, name: str = "kn_sock") -> None:
         self._most = threads
         self._name = f"{name}-{next(self._numbers)}"
-        self._queue: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Lane | None] = SimpleQueue()
+        self._lane = Lane()
         self._threads: list[threading.Thread] = []
         self._submitted = 0
         # One cell for each thread, which alone counts in it: no lock is needed to add them up.
         self._finished: list[list[int]] = []
 
-    def submit(self, fn: Callable[[], Any], /) -> None:
-        """Queue a call; it must not raise.
+    def submit(self, fn: Callable[[], Any], lane: Lane | None = None, /) -> None:
+        """Queue a call in its lane, or in that of those that have none; it must not raise.
 
         Reactor: the reactor's thread only.
 
@@ -139,7 +158,14 @@ class WorkerPool:
             if self._submitted - finished >= len(self._threads):
                 self._start_thread()
         self._submitted += 1
-        self._queue.put(fn)
+        lane = lane or self._lane
+        lane.calls.append(fn)
+        if not lane.is_queued:
+            self._enqueue(lane)
+
+    def _enqueue(self, lane: Lane) -> None:
+        lane.is_queued = True
+        self._queue.put(lane)
 
     def _start_thread(self) -> None:
         cell = [0]
@@ -161,11 +187,24 @@ class WorkerPool:
     def _work(self, finished: list[int]) -> None:
         queue = self._queue
         while True:
-            job = queue.get()
-            if job is None:
+            lane = queue.get()
+            if lane is None:
                 return
-            job()
-            finished[0] += 1
+            try:
+                call = lane.calls.popleft()
+            except IndexError:
+                # Two places were taken for one call, when it came as the lane had just run empty.
+                call = None
+            if lane.calls:
+                queue.put(lane)
+            else:
+                lane.is_queued = False
+                # What came before that line was told that the lane had its place.
+                if lane.calls and not lane.is_queued:
+                    self._enqueue(lane)
+            if call is not None:
+                call()
+                finished[0] += 1
 
     def stop(self) -> None:
         """Let every thread end once its present call does; nothing waits for them. Idempotent."""

@@ -9,7 +9,12 @@ from typing import Any, Final
 from kn_sock import _codec
 from kn_sock._codec import Dialect
 
-CANCEL_METHOD: Final = "$/cancelRequest"
+# The notification that gives a call up, and which of its parameters is the call's id.
+CANCELLATIONS: Final[Mapping[str, tuple[str, str] | None]] = {
+    "lsp": ("$/cancelRequest", "id"),
+    "mcp": ("notifications/cancelled", "requestId"),
+    "none": None,
+}
 
 
 class Writer:
@@ -17,26 +22,55 @@ class Writer:
 
     Args:
         dialect: how they are written.
+        cancellation: how a call is given up, a key of `CANCELLATIONS`.
         ids: where the ids of calls come from: increasing integers from 1. As connections share
             them, a late reply can never answer a newer call.
 
     May be used on any thread, as nothing but the next id is taken here.
     """
 
-    def __init__(self, dialect: Dialect = "2.0", ids: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        dialect: Dialect = "2.0",
+        cancellation: str = "lsp",
+        ids: Iterator[int] | None = None,
+    ) -> None:
         self.dialect = dialect
+        self.cancellation = CANCELLATIONS[cancellation]
         self._ids = itertools.count(1) if ids is None else ids
 
     def write_call(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        method: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> tuple[int, bytes]:
         """Write a call; it is to be registered with `Session.expect` before it is sent.
+
+        Args:
+            method: its name.
+            args: arguments by position.
+            kwargs: arguments by name.
+            timeout: seconds for which the reply is waited, where the peer is to know.
+            traceparent: the trace that the call belongs to, where there is one.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
         request_id = next(self._ids)
-        return request_id, _codec.encode_request(self.dialect, request_id, method, args, kwargs)
+        line = _codec.encode_request(
+            self.dialect,
+            request_id,
+            method,
+            args,
+            kwargs,
+            timeout=timeout,
+            traceparent=traceparent,
+        )
+        return request_id, line
 
     def write_notification(
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -61,7 +95,8 @@ class Writer:
         return b"[%b]\n" % b",".join([line[:-1] for line in lines])
 
     def write_cancel(self, request_id: int) -> bytes | None:
-        """Write that a call is given up; ``None`` in a dialect that has no way to say it."""
-        if self.dialect != "2.0":
+        """Write that a call is given up; ``None`` where there is no way to say it."""
+        if self.dialect != "2.0" or self.cancellation is None:
             return None
-        return _codec.encode_request("2.0", None, CANCEL_METHOD, (), {"id": request_id})
+        method, member = self.cancellation
+        return _codec.encode_request("2.0", None, method, (), {member: request_id})

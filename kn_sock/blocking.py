@@ -18,6 +18,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
+from kn_sock._call import time_left
 from kn_sock._codec import Dialect
 from kn_sock._credentials import CredentialsLike
 from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
@@ -28,6 +29,7 @@ from kn_sock._reactor_thread import ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
+from kn_sock.errors import ConnectionLost
 from kn_sock.methods import Functions
 from kn_sock.server import LISTEN_BACKLOG, RPCServerService
 
@@ -148,8 +150,8 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = BlockingCall(method, self._options.timeout, link.thread)
-        link.begin(call, args, kwargs, idempotent=self._options.idempotent)
+        call = BlockingCall(method, time_left(self._options.timeout), link.thread)
+        link.begin(call, args, kwargs, self._options)
         try:
             return call.outcome.wait()
         except KeyboardInterrupt:
@@ -178,8 +180,8 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = FutureCall(method, self._options.timeout, self._handle)
-        link.begin(call, args, kwargs, idempotent=self._options.idempotent)
+        call = FutureCall(method, time_left(self._options.timeout), self._handle)
+        link.begin(call, args, kwargs, self._options)
         return call.future
 
     def map(
@@ -222,7 +224,9 @@ class RPCClient:
 
     def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
         link = self._checked_link()
-        results: list[Any] = link.thread.call(send_batch, link.channel, entries, self._options)
+        # What bounds the time is known to this thread, and not to the reactor's.
+        options = self._options.replaced({"timeout": time_left(self._options.timeout)})
+        results: list[Any] = link.thread.call(send_batch, link.channel, entries, options)
         return results
 
     @property
@@ -234,9 +238,10 @@ class RPCClient:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``idempotent=True`` for methods that may be run twice.
-                A call that was written when the connection was lost is then sent once more, over a
-                new one, within its time; a batch is, where none of its calls had ended.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``idempotent=True`` for
+                methods that may be run twice. A call that was written when the connection was lost
+                is then sent once more, over a new one, within its time; a batch is, where none of
+                its calls had ended.
         """
         other = type(self).__new__(type(self))
         other._handle = self._handle
@@ -328,13 +333,21 @@ def start_rpc_server(
     except KeyboardInterrupt:
         pass
     finally:
-        try:
-            thread.call(service.stopService)
-        except KeyboardInterrupt:
-            # Asked twice: what is under way is not waited for.
-            thread.call(service.factory.abort)
+        _stop(service, thread)
     if exits:
         raise exits[0]
+
+
+def _stop(service: RPCServerService, thread: ReactorThread) -> None:
+    try:
+        thread.call(service.stopService)
+    except KeyboardInterrupt:
+        # Asked twice: what is under way is not waited for.
+        thread.call(service.factory.abort)
+    except ConnectionLost:
+        # With the interpreter everything ends, and a daemon thread has nobody to tell.
+        if not thread.is_ending:
+            raise
 
 
 def _wait_for_either(
@@ -342,5 +355,5 @@ def _wait_for_either(
 ) -> None:
     waited = ends if shutdown_event is None else shutdown_event
     seconds = 1.0 if shutdown_event is None else _EVENT_SECONDS
-    while not waited.wait(seconds) and not ends.is_set():
-        thread.check()
+    while not waited.wait(seconds) and not ends.is_set() and thread.is_alive:
+        pass

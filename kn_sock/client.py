@@ -39,6 +39,7 @@ _CLIENT_OPTIONS = (
     "dialect",
     "funcs",
     "on_connected",
+    "propagate_deadline",
     "queue_while_disconnected",
     "timeout",
 )
@@ -51,6 +52,7 @@ class ClientFactory(Factory):
         reactor: the reactor that they are on.
         dialect: how calls are written: ``"2.0"``, ``"1.0"`` or ``"kn-sock"``.
         timeout: seconds that a call may take unless said otherwise; ``None`` for no limit.
+        propagate_deadline: whether the peer is told how long that is, unless said otherwise.
         funcs: what the peer may call in turn.
         turn: gathers what is written; shared by factories on one reactor that write together.
         on_exit: as for `RPCServerFactory`.
@@ -65,6 +67,7 @@ class ClientFactory(Factory):
         *,
         dialect: Dialect = "2.0",
         timeout: float | None = DEFAULT_TIMEOUT,
+        propagate_deadline: bool = False,
         funcs: Functions | None = None,
         turn: Turn | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
@@ -75,14 +78,17 @@ class ClientFactory(Factory):
             raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
         methods = MethodTable(funcs)
         turn = turn or Turn(reactor)
+        server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
         self._runner = Runner(
             {**methods, **standard_methods(methods, __version__)},
-            options_from(ServerOptions, options, others=_CLIENT_OPTIONS),
+            server_options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
         )
-        self.settings = Settings(self._runner, turn, reactor, Writer(dialect), CallOptions(timeout))
+        call_options = CallOptions(timeout, propagate_deadline)
+        writer = Writer(dialect, server_options.cancellation)
+        self.settings = Settings(self._runner, turn, reactor, writer, call_options)
         self._ended = ended
         self._connections: set[RPCProtocol] = set()
 
@@ -133,9 +139,10 @@ def connect(
             made.
         credentials: what to log in with, before anything else: a tuple of a username and a
             password, or a token.
-        options: ``timeout``, seconds that a call may take (30; ``None`` for no limit); ``dialect``
-            (``"2.0"``, ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in
-            turn; and the `ServerOptions` for those.
+        options: ``timeout``, seconds that a call may take (30; ``None`` for no limit);
+            ``propagate_deadline``, whether the server is told of that (no); ``dialect`` (``"2.0"``,
+            ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in turn; and
+            the `ServerOptions` for those.
 
     Returns:
         A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an

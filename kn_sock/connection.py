@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
+from kn_sock._call import time_left
 from kn_sock._outgoing import Again, PendingCall
 from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock._writer import Writer
-from kn_sock.errors import CallCancelled
+from kn_sock.errors import CallCancelled, CallTimeout
 
 __all__ = ["RPCConnection"]
 
@@ -56,13 +57,17 @@ class DeferredVerbs:
         Spec: JSON-RPC 2.0, section 4.
         """
         check_method(method)
-        call = DeferredCall(method, self._options.timeout, self._channel)
+        options = self._options
+        call = DeferredCall(method, options.timeout, self._channel)
         try:
-            call.call_id, line = self._channel.writer.write_call(method, args, kwargs)
-        except (TypeError, ValueError) as problem:
+            call.timeout = timeout = time_left(options.timeout)
+            call.call_id, line = self._channel.writer.write_call(
+                method, args, kwargs, timeout=options.told(timeout)
+            )
+        except (TypeError, ValueError, CallTimeout) as problem:
             call.fail(problem)
         else:
-            if self._options.idempotent:
+            if options.idempotent:
                 call.again = Again(line)
             self._channel.start([call], line)
         return call.deferred
@@ -88,7 +93,11 @@ class DeferredVerbs:
         return Batch(self._send_batch)
 
     def _send_batch(self, entries: list[BatchEntry]) -> Deferred[list[Any]]:
-        return send_batch(self._channel, entries, self._options)
+        try:
+            timeout = time_left(self._options.timeout)
+        except CallTimeout:
+            return fail()
+        return send_batch(self._channel, entries, self._options.replaced({"timeout": timeout}))
 
     @property
     def remote(self) -> Remote[Deferred[Any]]:
@@ -99,10 +108,11 @@ class DeferredVerbs:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``idempotent=True`` for methods that may be run twice.
-                A call that was written when the connection was lost is then sent once more, over
-                the next one, within its time; a batch is, where none of its calls had ended. It
-                does nothing for a connection that does not come back, as `connect` makes it.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``idempotent=True`` for
+                methods that may be run twice. A call that was written when the connection was lost
+                is then sent once more, over the next one, within its time; a batch is, where none
+                of its calls had ended. That does nothing for a connection that does not come back,
+                as `connect` makes it.
         """
         return RPCConnection(self._channel, self._options.replaced(options))
 
@@ -201,12 +211,19 @@ class WholeBatch:
 def send_batch(
     channel: Channel, entries: list[BatchEntry], options: CallOptions
 ) -> Deferred[list[Any]]:
-    """Send a batch over a channel; the Deferred fires with its results in order."""
+    """Send a batch over a channel; the Deferred fires with its results in order.
+
+    Args:
+        channel: where to.
+        entries: what is in it.
+        options: how each of its calls is made.
+    """
     if not entries:
         return succeed([])
     batch = WholeBatch(channel, entries, options.timeout)
     try:
-        line = write_batch(channel.writer, batch.calls, entries)
+        told = options.told(options.timeout)
+        line = write_batch(channel.writer, batch.calls, entries, told)
         if options.idempotent:
             again = Again(line)
             for call in batch.calls:
@@ -220,7 +237,9 @@ def send_batch(
     return batch.deferred
 
 
-def write_batch(writer: Writer, calls: list[PendingCall], entries: list[BatchEntry]) -> bytes:
+def write_batch(
+    writer: Writer, calls: list[PendingCall], entries: list[BatchEntry], told: float | None
+) -> bytes:
     """Write a batch, giving each of its calls the id that it was written with.
 
     Raises:
@@ -230,7 +249,7 @@ def write_batch(writer: Writer, calls: list[PendingCall], entries: list[BatchEnt
     waiting = iter(calls)
     for entry in entries:
         if entry.is_call:
-            next(waiting).call_id, line = writer.write_call(*entry[:3])
+            next(waiting).call_id, line = writer.write_call(*entry[:3], timeout=told)
         else:
             line = writer.write_notification(*entry[:3])
         lines.append(line)

@@ -27,8 +27,9 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock import _codec
-from kn_sock._framing import Line, LineFramer, OverlongLine
-from kn_sock._options import DRAIN_TIMEOUT
+from kn_sock._documents import DocumentFramer
+from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
+from kn_sock._options import DRAIN_TIMEOUT, Framing, ServerOptions
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._peer import (
@@ -36,6 +37,7 @@ from kn_sock._peer import (
     certificate_of,
     is_tls,
     process_of,
+    unsent_bytes,
     write_of,
 )
 from kn_sock._runner import Runner
@@ -53,6 +55,7 @@ from kn_sock._session import (
 )
 from kn_sock._tls import tls_problem
 from kn_sock._verbs import CallOptions
+from kn_sock._watches import IdleWatch, StallWatch
 from kn_sock._writer import Writer
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
@@ -61,6 +64,11 @@ from kn_sock.methods import Method
 __all__ = ["RPCProtocol"]
 
 log = Logger()
+
+_FRAMERS: Final[dict[Framing, type[Framer]]] = {
+    "lines": LineFramer,
+    "documents": DocumentFramer,
+}
 
 # Lines handled before other connections have their turn.
 _QUANTUM: Final = 500
@@ -115,6 +123,7 @@ class RPCProtocol(LineReceiver):
     transport: Any
     #: Who logged in, as the server's checker calls them; ``None`` where nobody has.
     identity: str | None = None
+    _connection: RPCConnection
 
     def __init__(
         self,
@@ -132,15 +141,17 @@ class RPCProtocol(LineReceiver):
         self._ended = ended
         self._state = State.NEW
         self._opening: Deferred[None] | None = None
-        self._framer = LineFramer(options.max_line_bytes)
+        self._framer = _FRAMERS[options.framing](options.max_line_bytes)
         self._session: Session[PendingCall] = Session(
             settings.writer,
             max_line_bytes=options.max_line_bytes,
             max_batch=options.max_batch,
+            unversioned=options.unversioned,
         )
         self._backlog: list[Line | OverlongLine] = []
         self._backlog_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
+        self._idle_watch: IdleWatch | None = None
         self._is_reading = True
         # The first bytes of the stream, until there are enough to tell what the peer speaks.
         self._start: bytes | None = b""
@@ -162,9 +173,9 @@ class RPCProtocol(LineReceiver):
         self._outbox = Outbox(write_of(transport), self._settings.turn)
         self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
-        self._connection: RPCConnection | None = None
         self._thread_id = get_ident()
         self._state = State.SECURING
+        self._watch(self._settings.runner.options)
         transport.registerProducer(self, True)
         self._made(self)
         if not is_tls(transport):
@@ -191,10 +202,24 @@ class RPCProtocol(LineReceiver):
         if opening is not None:
             opening.callback(None)
 
+    def _watch(self, options: ServerOptions) -> None:
+        self._stall_watch = StallWatch(
+            self.reactor,
+            options.send_timeout,
+            lambda: self._outbox.written_bytes - unsent_bytes(self.transport),
+            self._stalled,
+        )
+        if options.idle_timeout is not None:
+            self._idle_watch = IdleWatch(
+                self.reactor, options.idle_timeout, self._is_busy, self._idle
+            )
+
     @override
     def dataReceived(self, data: bytes) -> None:
         if self._state is not State.OPEN:
             return
+        if self._idle_watch is not None:
+            self._idle_watch.heard()
         if self._start is not None and self._is_foreign(data):
             return
         lines = self._framer.feed(data)
@@ -228,6 +253,7 @@ class RPCProtocol(LineReceiver):
         turn.hold()
         try:
             self._handle(lines)
+            self._outgoing.proceed()
         finally:
             turn.release()
         if self._serving.tells_when_idle:
@@ -284,7 +310,7 @@ class RPCProtocol(LineReceiver):
         """The peer has sent all that it will: answer what it asked, then close."""
         self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
-            error = ParseError("the last line has no newline at its end; nothing in it was run")
+            error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
             self._outbox.put(_codec.encode_error("2.0", None, error))
         self._peer_is_done = True
         self._outgoing.end("the peer sends no more", None)
@@ -309,6 +335,7 @@ class RPCProtocol(LineReceiver):
             # The client is told by what waits for it to open.
             if problem is not None and self._opening is None:
                 log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
+            self._end_watches()
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
             self._outbox.close()
@@ -346,11 +373,13 @@ class RPCProtocol(LineReceiver):
     @override
     def pauseProducing(self) -> None:
         """The peer does not take what we write: begin nothing new until it does."""
+        self._stall_watch.begin()
         self._serving.set_peer_reads(False)
 
     @override
     def resumeProducing(self) -> None:
         """The peer took what we wrote: go on."""
+        self._stall_watch.end()
         self._serving.set_peer_reads(True)
 
     @override
@@ -377,14 +406,35 @@ class RPCProtocol(LineReceiver):
         else:
             self.transport.pauseProducing()
 
+    def _stalled(self) -> None:
+        seconds = self._settings.runner.options.send_timeout
+        reason = f"it took nothing of what was sent to it for {seconds:g} s"
+        log.warn("{peer}: {reason}; aborted", peer=self.peer_text, reason=reason)
+        self._abort(reason)
+
+    def _is_busy(self) -> bool:
+        return self.awaits_replies or not self._serving.is_idle
+
+    def _idle(self) -> None:
+        if self._state is State.OPEN:
+            self._begin_close("nothing happened on it for idle_timeout")
+
+    def _end_watches(self) -> None:
+        self._stall_watch.end()
+        if self._idle_watch is not None:
+            self._idle_watch.end()
+
     # --- calls that we make -----------------------------------------------------------------------
 
     @property
     def connection(self) -> RPCConnection:
         """The verbs to call the peer with."""
-        if self._connection is None:
-            self._connection = RPCConnection(self, self._settings.call_options)
-        return self._connection
+        try:
+            return self._connection
+        except AttributeError:
+            # Asked for by two threads at once, it is one: dict.setdefault() is atomic.
+            made = RPCConnection(self, self._settings.call_options)
+            return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
     @property
     def writer(self) -> Writer:
@@ -513,6 +563,7 @@ class RPCProtocol(LineReceiver):
         self._state = State.CLOSING
         self._reason = reason
         self._settings.turn.flush()
+        self._end_watches()
         self._take_backlog()
         self._serving.end()
         self._outgoing.end(reason, None)
@@ -534,6 +585,7 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        self._end_watches()
         self._take_backlog()
         self._serving.end()
         self.transport.abortConnection()

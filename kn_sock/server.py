@@ -20,7 +20,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamServerEndpoint,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -30,9 +30,11 @@ from kn_sock._login import Gate
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._peer import address_text, is_public
-from kn_sock._pem import server_options, tls_factory
+from kn_sock._pem import server_options, tls_around
+from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
 from kn_sock._version import __version__
+from kn_sock._writer import Writer
 from kn_sock.auth import table_of
 from kn_sock.methods import Functions, MethodTable
 from kn_sock.protocol import RPCProtocol, Settings
@@ -46,6 +48,9 @@ LISTEN_BACKLOG = 1024
 
 # Those beside the ServerOptions.
 _OTHER_OPTIONS = ("on_exit", "portal", "reactor", "tls_cert", "tls_client_ca", "tls_key")
+# Connections that are being told that they are one too many; those past them are just closed.
+_MOST_REFUSED = 100
+
 # Seconds for a TLS handshake: a peer that never ends it must not keep its connection for ever.
 _HANDSHAKE_TIMEOUT = 10.0
 
@@ -108,7 +113,7 @@ class RPCServerFactory(Factory):
         #: Whether callers have to show who they are: by a login, or by a certificate.
         self.knows_callers = portal is not None or tls_client_ca is not None
         tls = server_options(tls_cert, tls_key, tls_client_ca)
-        self._tls = None if tls is None else tls_factory(tls, Inside(self._build), reactor)
+        self._around = None if tls is None else tls_around(tls, reactor)
         clock = cast(IReactorTime, reactor)
         turn = Turn(clock)
         runner = Runner(
@@ -118,20 +123,32 @@ class RPCServerFactory(Factory):
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or self._stop_reactor,
         )
-        self._settings = Settings(runner, turn, clock, handshake_timeout=_HANDSHAKE_TIMEOUT)
+        self._settings = Settings(
+            runner,
+            turn,
+            clock,
+            Writer(cancellation=self.options.cancellation),
+            handshake_timeout=_HANDSHAKE_TIMEOUT,
+        )
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
         # Those whose TLS handshake is not done.
         self._unopened: set[RPCProtocol] = set()
+        # Those that are one too many, while they are told so.
+        self._refused: set[RefusingProtocol] = set()
         self._is_draining = False
 
     @override
-    def buildProtocol(self, addr: IAddress | None) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._is_draining:
             return None
-        return self._build(addr) if self._tls is None else self._tls.buildProtocol(addr)
+        protocol = self._build(addr)
+        return protocol if protocol is None or self._around is None else self._around(protocol)
 
-    def _build(self, _: IAddress | None) -> RPCProtocol:
+    def _build(self, addr: IAddress | None) -> Protocol | None:
+        most = self.options.max_connections
+        if most is not None and len(self.connections) + len(self._unopened) >= most:
+            return self._refuse(most, addr)
         # Not every protocol that is built gets a connection: TLS may fail to begin.
         protocol = RPCProtocol(
             self._settings,
@@ -141,6 +158,17 @@ class RPCServerFactory(Factory):
         )
         protocol.factory = self
         return protocol
+
+    def _refuse(self, most: int, addr: IAddress | None) -> Protocol | None:
+        log.warn(
+            "{peer}: refused, there are {most} connections", peer=address_text(addr), most=most
+        )
+        if len(self._refused) >= _MOST_REFUSED:
+            # They are told at leisure, as long as that costs little.
+            return None
+        refusing = RefusingProtocol(cast(IReactorTime, self._reactor), most, self._refused.discard)
+        self._refused.add(refusing)
+        return refusing
 
     def _connection_opened(self, protocol: RPCProtocol) -> None:
         self._unopened.discard(protocol)
@@ -200,22 +228,11 @@ class RPCServerFactory(Factory):
 
     def abort(self) -> None:
         """Close every connection at once, whatever is under way."""
+        for refused in list(self._refused):
+            refused.transport.abortConnection()
         for protocol in list(self.connections):
             log.warn("{peer}: aborted while it was still busy", peer=protocol.peer_text)
             protocol.abort()
-
-
-class Inside(Factory):
-    """What TLS is put around: builds protocols by a function."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[IAddress | None], RPCProtocol]) -> None:
-        self._build = build
-
-    @override
-    def buildProtocol(self, addr: IAddress | None) -> RPCProtocol:
-        return self._build(addr)
 
 
 class ExposureWarning:

@@ -36,6 +36,10 @@ def _seconds(text: str) -> float | None:
     return None if text == _NO_LIMIT else float(text)
 
 
+def _count(text: str) -> int | None:
+    return None if text == _NO_LIMIT else int(text)
+
+
 def _switch(text: str) -> bool:
     if text not in ("yes", "no"):
         raise ValueError("say yes or no")
@@ -46,7 +50,11 @@ def _switch(text: str) -> bool:
 _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float | None": _seconds,
+    "int | None": _count,
     "bool": _switch,
+    "Framing": str,
+    "Unversioned": str,
+    "Cancellation": str,
 }
 
 

@@ -142,6 +142,11 @@ class MemoryTransport:
         """What this end wrote and the other has not read."""
         return bytes(self._written)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How many bytes this end wrote that the other has not read."""
+        return len(self._written)
+
     # --- ITransport, and what Twisted's own have beside it ----------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -231,7 +236,12 @@ class MemoryTransport:
             return True
         if self._ends_writing and not self._told_end:
             self._told_end = True
-            IHalfCloseableProtocol(peer.protocol).readConnectionLost()
+            half_closeable = IHalfCloseableProtocol(peer.protocol, None)
+            if half_closeable is None:
+                # As a socket does: to such a protocol the end of reading is the end.
+                self.lose(ConnectionDone())
+            else:
+                half_closeable.readConnectionLost()
             return True
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import gc
+import json
 import os
 import signal
 import socket
@@ -346,6 +347,20 @@ def test_closing_waits_until_what_was_written_has_left() -> None:
     assert received > 3_000_000
 
 
+def test_a_server_that_ends_no_reply_with_a_newline_can_be_called() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        RPCClient("127.0.0.1", listener.getsockname()[1], framing="documents") as client,
+    ):
+        calling = [client.submit("echo", 1), client.submit("echo", 2)]
+        peer, _ = listener.accept()
+        with peer, peer.makefile("rb") as requests:
+            ids = [json.loads(requests.readline())["id"] for _ in calling]
+            for request_id in ids:
+                peer.sendall(b'{"jsonrpc": "2.0", "id": %d, "result": "}"}' % request_id)
+            assert [each.result(PATIENCE) for each in calling] == ["}", "}"]
+
+
 def test_a_notification_arrives() -> None:
     arrived = threading.Event()
     server = Served({"tell": lambda: arrived.set()})
@@ -447,7 +462,7 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "kind"), [(0, ValueError), (65536, ValueError), ("8080", TypeError), (True, TypeError)]
+    ("port", "kind"), [(0, ValueError), (65536, ValueError), ("80a", TypeError), (True, TypeError)]
 )
 def test_a_port_that_is_none_is_refused(port: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="port"):
@@ -703,6 +718,17 @@ def test_the_interpreter_ends_with_client_and_server_open(run_script: RunScript)
 def test_the_interpreter_ends_with_a_call_under_way(run_script: RunScript) -> None:
     done = run_script(SERVE_IN_DAEMON_THREAD + "future = client.submit('block')\nprint('end')\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+@pytest.mark.parametrize("last", ["", "shutdown.set()", "client.close()\nshutdown.set()"])
+def test_a_server_that_is_stopped_with_the_interpreter_prints_nothing(
+    run_script: RunScript, last: str
+) -> None:
+    served = SERVE_IN_DAEMON_THREAD.replace(
+        '"on_ready": on_ready}', '"on_ready": on_ready, "shutdown_event": shutdown}'
+    ).replace("ready =", "shutdown = threading.Event()\nready =")
+    done = run_script(served + "print(client.call('add', 1, 2))\n" + last)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
 def test_a_thread_that_waits_does_not_keep_the_interpreter(run_script: RunScript) -> None:

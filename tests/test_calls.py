@@ -672,19 +672,19 @@ def test_loss_fails_every_call_in_order_and_says_which_was_written(
 
 def test_replies_that_were_read_before_the_loss_are_not_lost(make_pair: MakePair) -> None:
     pair = make_pair({"add": add}, max_pending=5000)
-    calls = [pair.client.call("add", n, 0) for n in range(1200)]
+    calls = [pair.client.call("add", n, 0) for n in range(900)]
     far = pair.wire.peer
     far.is_held = True
     pair.pump()
     far.is_held = False
     assert far.deliver()
     pair.wire.lose(ConnectionResetError("cut"))
-    assert [value_of(call) for call in calls] == list(range(1200))
+    assert [value_of(call) for call in calls] == list(range(900))
 
 
 def test_replies_before_the_peers_last_word_are_not_lost(make_pair: MakePair) -> None:
     pair = make_pair({"add": add}, max_pending=5000)
-    calls = [pair.client.call("add", n, 0) for n in range(1200)]
+    calls = [pair.client.call("add", n, 0) for n in range(900)]
     far = pair.wire.peer
     far.is_held = True
     pair.pump()
@@ -692,7 +692,7 @@ def test_replies_before_the_peers_last_word_are_not_lost(make_pair: MakePair) ->
     assert far.deliver()
     pair.wire.protocol.readConnectionLost()
     pair.pump()
-    assert [value_of(call) for call in calls] == list(range(1200))
+    assert [value_of(call) for call in calls] == list(range(900))
 
 
 def test_a_call_after_the_loss_fails_at_once(make_pair: MakePair) -> None:
@@ -935,6 +935,24 @@ def test_a_call_given_up_in_the_kn_sock_dialect_leaves_the_others_right(
     waits.deferreds[0].callback("late")
     pair.pump()
     assert value_of(quick) == 3
+
+
+def test_a_line_that_cannot_be_read_keeps_its_turn_in_the_kn_sock_dialect(
+    make_pair: MakePair, waits: Waits
+) -> None:
+    pair = make_pair(
+        {"wait": waits.deferred, "add": add},
+        client={"dialect": "kn-sock"},
+        max_line_bytes=1024,
+    )
+    slow = pair.client.call("wait")
+    too_long = pair.client.call("add", "x" * 2000, "")
+    pair.pump()
+    assert not slow.called
+    waits.deferreds[0].callback("done")
+    pair.pump()
+    assert value_of(slow) == "done"
+    assert "max_line_bytes" in str(failure_of(too_long))
 
 
 def test_what_a_dialect_has_no_place_for_is_refused_here(make_pair: MakePair) -> None:

@@ -409,6 +409,7 @@ def test_shows_a_short_value_whole_and_a_long_one_cut() -> None:
         (b'{"jsonrpc":"2.0","id":"a\\"b",', 'a"b'),
         (b'{"jsonrpc":"2.0","id":12345', UNSET),
         (b'{"jsonrpc":"2.0","method":"f","id":7,', 7),
+        (b'{\n  "jsonrpc": "2.0",\r\n  "id": 7,', 7),
         (b'["id":7,', UNSET),
         (b"", UNSET),
     ],

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kn_sock._framing import PREFIX_BYTES, LineFramer, OverlongLine
+from kn_sock._documents import DocumentFramer
+from kn_sock._framing import PREFIX_BYTES, Framer, LineFramer, OverlongLine
 
 LIMIT = 1024
 BOM = b"\xef\xbb\xbf"
@@ -211,16 +212,21 @@ def test_tells_whether_a_line_is_unfinished(data: bytes, unfinished: bool) -> No
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize(
+    ("kind", "start", "end"), [(LineFramer, b"x", b"\n"), (DocumentFramer, b"[", b"")]
+)
 def test_touches_each_byte_of_a_line_a_bounded_number_of_times(
-    size: int, monkeypatch: pytest.MonkeyPatch
+    kind: type[Framer], start: bytes, end: bytes, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kn_sock._framing.bytearray", CountingBytearray, raising=False)
     total = 64 * 1024
-    framer = LineFramer(total)
+    line = start + b"x" * (total - 2) + b"]"
+    data = line + end
+    framer = kind(total)
     CountingBytearray.touched = 0
-    events = [one for _ in range(total // size) for one in framer.feed(b"x" * size)]
-    events += framer.feed(b"x" * (total % size) + b"\n")
-    assert seen(events) == lines(b"x" * total)
+    chunks = (data[at : at + size] for at in range(0, len(data), size))
+    events = [one for chunk in chunks for one in framer.feed(chunk)]
+    assert seen(events) == lines(line)
     assert total <= CountingBytearray.touched <= 4 * total
 
 

@@ -18,6 +18,9 @@ def test_the_limits_are_those_that_are_documented() -> None:
     assert options.drain_timeout == 10.0
     assert options.expose_errors is True
     assert options.share_tracebacks is False
+    assert options.framing == "lines"
+    assert options.unversioned == "1.0"
+    assert options.cancellation == "lsp"
     assert options.executor is None
 
 
@@ -67,6 +70,13 @@ def test_refuses_a_drain_timeout_that_is_none(value: Any, error: type[Exception]
         ServerOptions(drain_timeout=value)
 
 
+@pytest.mark.parametrize("value", ["line", "Lines", "", None, 1])
+def test_refuses_a_framing_that_is_none_and_says_which_there_are(value: Any) -> None:
+    with pytest.raises(ValueError, match="framing must be lines or documents, not") as caught:
+        ServerOptions(framing=value)
+    assert str(caught.value).endswith(repr(value))
+
+
 def test_takes_an_executor() -> None:
     with ThreadPoolExecutor(1) as executor:
         assert ServerOptions(executor=executor).executor is executor
@@ -101,3 +111,16 @@ def test_counts_and_seconds_are_checked_by_name() -> None:
         check_count("lines", 3, least=4)
     with pytest.raises(TypeError, match="wait must be a number of seconds"):
         check_seconds("wait", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "complaint"),
+    [
+        ("unversioned", "1", "unversioned must be 1.0 or 2.0, not '1'"),
+        ("cancellation", None, "cancellation must be lsp, mcp or none, not None"),
+    ],
+)
+def test_a_choice_is_one_of_those_that_there_are(name: str, wrong: Any, complaint: str) -> None:
+    refused: dict[str, Any] = {name: wrong}
+    with pytest.raises(ValueError, match=f"^{complaint}$"):
+        ServerOptions(**refused)

@@ -22,7 +22,7 @@ from kn_sock import (
     current_call,
     in_reactor,
 )
-from kn_sock.testing import ManualExecutor, MemoryNetwork
+from kn_sock.testing import ManualExecutor, MemoryNetwork, connected_pair
 
 
 @implementer(IHalfCloseableProtocol)
@@ -263,6 +263,91 @@ def test_more_than_a_turns_worth_is_handled_in_turns(make_server: MakeServer) ->
     server.network.pump()
     assert len(turns) == 2000
     assert [reply["id"] for reply in server.replies()] == list(range(2000))
+
+
+# --- documents without newlines -------------------------------------------------------------------
+
+
+def test_documents_need_no_newline_where_the_framing_says_so(make_server: MakeServer) -> None:
+    server = make_server({"add": add}, framing="documents")
+    documents = [request(n)[:-1] for n in range(3)]
+    pretty = json.dumps(json.loads(request(3)), indent=2).encode()
+    replies = server.send(b"".join(documents) + pretty + b"\r\n\0" + request(4))
+    assert [(reply["id"], reply["result"]) for reply in replies] == [(n, 3) for n in range(5)]
+
+
+def test_documents_are_found_however_they_are_split(make_server: MakeServer) -> None:
+    server = make_server({"echo": lambda text: text}, framing="documents")
+    server.wire.chunk_bytes = 1
+    text = 'a "{[" \\ é'
+    assert [reply["result"] for reply in server.send(request(1, "echo", [text])[:-1] * 2)] == [
+        text,
+        text,
+    ]
+
+
+def test_lines_still_need_their_newline(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    assert server.send(request(1)[:-1]) == []
+    (reply,) = server.send(request(2))
+    assert reply["error"]["code"] == ErrorCode.PARSE_ERROR
+
+
+@pytest.mark.parametrize("bad", [b"garbage\n", b"]", b'{"id": 1, "method": "add\n', b"{]", b"[}"])
+def test_what_is_no_document_is_answered_and_the_connection_lives(
+    make_server: MakeServer, bad: bytes
+) -> None:
+    server = make_server({"add": add}, framing="documents")
+    first, bad_one, second = server.send(request(1)[:-1] + bad + request(2)[:-1])
+    assert (first["result"], second["result"]) == (3, 3)
+    assert (bad_one["id"], bad_one["error"]["code"]) == (None, ErrorCode.PARSE_ERROR)
+
+
+def test_a_last_document_without_its_end_is_not_run(make_server: MakeServer) -> None:
+    ran: list[int] = []
+    server = make_server({"run": lambda: ran.append(1)}, framing="documents")
+    server.wire.write(request(1, "run", [])[:-2])
+    server.wire.loseWriteConnection()
+    server.network.pump()
+    (reply,) = server.replies()
+    assert reply["error"]["code"] == ErrorCode.PARSE_ERROR
+    assert "the last document has no end" in reply["error"]["message"]
+    assert ran == []
+    assert server.peer.is_closed
+
+
+def test_a_last_document_without_a_newline_is_run(make_server: MakeServer) -> None:
+    server = make_server({"add": add}, framing="documents")
+    server.wire.write(request(1)[:-1])
+    server.wire.loseWriteConnection()
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == [3]
+    assert server.peer.is_closed
+
+
+def test_an_over_long_document_is_answered_by_its_id_and_skipped(make_server: MakeServer) -> None:
+    server = make_server({"add": add}, framing="documents", max_line_bytes=1024)
+    long = json.dumps({"id": 6, "method": "add", "params": ["}" * 2000, {}]}, indent=2).encode()
+    (reply,) = server.send(long[:1500])
+    assert reply["id"] == 6
+    assert "max_line_bytes" in reply["error"]
+    (reply,) = server.send(long[1500:] + request(7)[:-1])
+    assert (reply["id"], reply["result"]) == (7, 3)
+    (reply,) = server.send(b"[" + b"1," * 1000)
+    assert reply["error"]["code"] == ErrorCode.REQUEST_TOO_LONG
+
+
+@pytest.mark.parametrize("line", [b"POST / HTTP/1.1\r\n", b"PUT /{%7B} HTTP/1.1\n"])
+@pytest.mark.parametrize("chunk_bytes", [1, None])
+def test_a_peer_that_speaks_http_is_closed_whatever_the_framing(
+    make_server: MakeServer, line: bytes, chunk_bytes: int | None
+) -> None:
+    ran: list[int] = []
+    server = make_server({"run": lambda: ran.append(1)}, framing="documents")
+    server.wire.chunk_bytes = chunk_bytes
+    assert server.send(line + b"Host: localhost\r\n\r\n" + request(1, "run", [])) == []
+    assert server.peer.is_closed
+    assert ran == []
 
 
 # --- half-closed connections ----------------------------------------------------------------------
@@ -657,6 +742,31 @@ def test_a_drain_keeps_the_order_of_the_kn_sock_dialect(make_server: MakeServer)
     assert "stopping" in second["error"]
 
 
+def test_what_is_no_request_is_answered_after_the_kn_sock_calls_before_it(
+    make_server: MakeServer,
+) -> None:
+    waiting: Deferred[str] = Deferred()
+    server = make_server({"wait": in_reactor(lambda: waiting), "add": add}, max_pending=2)
+    sent = (
+        b'{"method": "wait", "params": [], "kwargs": {}}\n'
+        b'{"method": "add", "params": [NaN, 2], "kwargs": {}}\n'
+        b"[]\n"
+        b'{"method": "add", "params": [1, 2], "kwargs": {}}\n'
+        b"{}\n"
+    )
+    assert server.send(sent) == []
+    waiting.callback("A")
+    server.network.pump()
+    replies = server.replies()
+    assert [reply.get("result", "refused") for reply in replies] == [
+        "A",
+        "refused",
+        "refused",
+        3,
+        "refused",
+    ]
+
+
 def test_a_full_buffer_during_a_drain_does_not_cut_off_the_answer(
     make_server: MakeServer,
 ) -> None:
@@ -819,3 +929,37 @@ def test_a_server_that_closes_its_half_fails_what_waits(caller: Caller) -> None:
     caller.network.pump()
     assert isinstance(caller.outcomes["slow"], ConnectionLost)
     assert caller.peer.is_closed
+
+
+def test_a_client_reads_replies_without_newlines_where_it_is_told_to(
+    network: MemoryNetwork,
+) -> None:
+    caller = Caller(network, framing="documents")
+    caller.call("first")
+    caller.call("second")
+    assert caller.peer.received.count(b"\n") == 2
+    caller.reply(b'{"jsonrpc":"2.0","id":2,"result":"}"}{"jsonrpc": "2.0",\n "id": 1, "res')
+    assert caller.outcomes == {"second": "}"}
+    caller.reply(b'ult": []}')
+    assert caller.outcomes == {"second": "}", "first": []}
+
+
+def test_an_over_long_reply_of_several_lines_fails_its_call_alone(network: MemoryNetwork) -> None:
+    caller = Caller(network, framing="documents", max_line_bytes=1024)
+    caller.call("long")
+    caller.call("short")
+    long = json.dumps({"jsonrpc": "2.0", "id": 1, "result": ["x" * 2000]}, indent=2).encode()
+    caller.reply(long + b'{"jsonrpc":"2.0","id":2,"result":5}')
+    assert isinstance(caller.outcomes["long"], RPCError)
+    assert caller.outcomes["long"].code == ErrorCode.REPLY_TOO_LONG
+    assert caller.outcomes["short"] == 5
+
+
+def test_both_ends_may_read_documents(network: MemoryNetwork) -> None:
+    pair = connected_pair(
+        {"add": add}, network=network, framing="documents", client={"framing": "documents"}
+    )
+    pair.wire.chunk_bytes = pair.wire.peer.chunk_bytes = 3
+    calling = [pair.client.call("add", n, 1) for n in range(5)]
+    pair.pump()
+    assert [each.result for each in calling] == [1, 2, 3, 4, 5]

@@ -122,7 +122,7 @@ def test_options_reach_the_server() -> None:
         parsed(
             *("--funcs", "served.FUNCS", "--max-pending", "7", "--max-line-bytes", "2048"),
             *("--max-batch", "3", "--threads", "0", "--drain-timeout", "none"),
-            *("--expose-errors", "no", "--share-tracebacks", "yes"),
+            *("--expose-errors", "no", "--share-tracebacks", "yes", "--framing", "documents"),
         )
     )
     (server,) = service
@@ -130,6 +130,7 @@ def test_options_reach_the_server() -> None:
     assert (options.max_pending, options.max_line_bytes, options.max_batch) == (7, 2048, 3)
     assert (options.threads, options.drain_timeout) == (0, None)
     assert (options.expose_errors, options.share_tracebacks) == (False, True)
+    assert options.framing == "documents"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,7 @@ def test_options_reach_the_server() -> None:
         ("--drain-timeout", "-1"),
         ("--drain-timeout", "soon"),
         ("--expose-errors", "maybe"),
+        ("--framing", "line"),
         ("--port", "65536"),
     ],
 )
@@ -148,6 +150,11 @@ def test_a_wrong_value_is_a_usage_error_that_names_the_option(arguments: tuple[s
     with pytest.raises(usage.UsageError) as caught:
         parsed("--funcs", "served.FUNCS", *arguments)
     assert arguments[0].strip("-").replace("-", "_") in str(caught.value).replace("-", "_")
+
+
+def test_a_wrong_framing_is_a_usage_error_that_names_both() -> None:
+    with pytest.raises(usage.UsageError, match="lines or documents, not 'line'"):
+        parsed("--funcs", "served.FUNCS", "--framing", "line")
 
 
 def test_a_wrong_endpoint_is_one_line() -> None:
@@ -251,7 +258,7 @@ def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
     service: Any = makeService(
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports, *own)
     )
-    assert [each.factory._tls is not None for each in service] == [True, False, True, False]
+    assert [each.factory._around is not None for each in service] == [True, False, True, False]
     with pytest.raises(usage.UsageError, match="--tls-cert is for TCP ports"):
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[2:4], *own)
 
@@ -263,6 +270,7 @@ def test_help_explains_every_option() -> None:
     assert "--drain-timeout=" in text
     for name in ("auth=", "help-auth", "tls-cert=", "tls-key=", "tls-client-ca=", "login-timeout="):
         assert f"--{name}" in text
+    assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kn_sock._workers import Finished, Job, WorkerPool
+from kn_sock._workers import Finished, Job, Lane, WorkerPool
 
 # Long enough for any machine; nothing waits for it unless it fails.
 PATIENCE = 20.0
@@ -347,3 +347,44 @@ def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
         pool.submit(partial(results.put, index))
     gate.opened.set()
     assert [results.get(timeout=PATIENCE) for _ in range(3)] == [0, 1, 2]
+
+
+def test_lanes_take_turns(make_pool: Callable[[int], WorkerPool], gate: Gate) -> None:
+    """One connection's thousand calls do not keep another's single one waiting."""
+    single = make_pool(1)
+    ran: SimpleQueue[str] = SimpleQueue()
+    single.submit(gate, Lane())
+    greedy, modest, other = Lane(), Lane(), Lane()
+    for number in range(1000):
+        single.submit(partial(ran.put, f"greedy {number}"), greedy)
+    for number in range(2):
+        single.submit(partial(ran.put, f"modest {number}"), modest)
+    single.submit(partial(ran.put, "other"), other)
+    gate.opened.set()
+    order = [ran.get(timeout=PATIENCE) for _ in range(1003)]
+    assert order[:6] == ["greedy 0", "modest 0", "other", "greedy 1", "modest 1", "greedy 2"]
+    assert order[6:] == [f"greedy {number}" for number in range(3, 1000)]
+
+
+def test_one_lane_has_every_thread(make_pool: Callable[[int], WorkerPool]) -> None:
+    four, lane, barrier = make_pool(4), Lane(), threading.Barrier(4)
+    done: SimpleQueue[int] = SimpleQueue()
+
+    def meet() -> None:
+        barrier.wait(PATIENCE)
+        done.put(1)
+
+    for _ in range(8):
+        four.submit(meet, lane)
+    assert sum(done.get(timeout=PATIENCE) for _ in range(8)) == 8
+
+
+def test_no_call_is_lost_where_lanes_run_empty_all_the_time(
+    make_pool: Callable[[int], WorkerPool],
+) -> None:
+    several = make_pool(3)
+    results: SimpleQueue[int] = SimpleQueue()
+    lanes = [Lane() for _ in range(5)]
+    for number in range(20_000):
+        several.submit(partial(results.put, number), lanes[number % 5])
+    assert sorted(results.get(timeout=PATIENCE) for _ in range(20_000)) == list(range(20_000))

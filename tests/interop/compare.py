@@ -34,7 +34,7 @@ LIBRARIES = (
 )
 
 # Seconds that a reply may take before it is taken not to come.
-TIMEOUT = 5.0
+TIMEOUT = 3.0
 
 # The last group is kn_sock's own.
 GROUPS = read_groups()[:3]

@@ -32,6 +32,9 @@ from tests.interop.peers import (
 Seen = dict[tuple[str, str], dict[str, str]]
 SEEN = pytest.StashKey[Seen]()
 
+# From the best to the worst.
+OUTCOMES = ["passed", "skipped", "failed"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEEN] = {}
@@ -48,7 +51,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     marker = item.get_closest_marker("interop")
     if marker is not None and (report.when == "call" or not report.passed):
         peer, role, shows = marker.args
-        item.config.stash[SEEN].setdefault((peer, role), {})[shows] = report.outcome
+        seen = item.config.stash[SEEN].setdefault((peer, role), {})
+        # A failure that is known is one.
+        outcome = "failed" if hasattr(report, "wasxfail") else report.outcome
+        # Of a test with several parameters, the worst.
+        seen[shows] = max(outcome, seen.get(shows, outcome), key=OUTCOMES.index)
     return report
 
 
@@ -73,7 +80,7 @@ def write_table(seen: Seen, table: Any) -> None:
 def cell(outcomes: dict[str, str]) -> str:
     works = ", ".join(shows for shows, outcome in outcomes.items() if outcome == "passed")
     fails = [f"fails: {shows}" for shows, outcome in outcomes.items() if outcome == "failed"]
-    return "; ".join(filter(None, [works, *fails])) or "-"
+    return "; ".join(filter(None, [works, *fails])) or "not tried"
 
 
 # --- programs -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 
 What comes from PyPI goes into a virtual environment of its own, what comes from npm beside it; the
 programs in Go and C++ are built where their compilers and libraries are found (Debian's golang-go,
-g++, libjsonrpccpp-dev and libjsonrpccpp-tools). Tests whose programs are missing are skipped.
+g++ and libjsonrpccpp-dev). Tests whose programs are missing are skipped.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_DIRECTORY = HERE.parent.parent / ".peers"
+OLD_KN_SOCK = "kn-sock==0.3.0"
+ELECTRUM_CLIENT = "electrum-client==0.1.0"
 
 
 class NotHere(Exception):
@@ -45,12 +48,28 @@ def run(*command: str | Path, **variables: str) -> None:
 def install_python(directory: Path) -> None:
     """Install what is on PyPI."""
     environment = directory / "venv"
-    venv.create(environment, with_pip=True)
-    pip = environment / "bin" / "pip"
-    run(pip, "install", "-q", "--disable-pip-version-check", "-r", HERE / "requirements.txt")
+    venv.create(environment, with_pip=True, clear=True)
+    python = environment / "bin" / "python"
+    pip = [str(python), "-m", "pip", "-q", "--disable-pip-version-check"]
+    run(*pip, "install", "--upgrade", "--target", directory / "electrum-client", ELECTRUM_CLIENT)
+    install_old_kn_sock(directory / "kn-sock-0.3", pip)
+    run(*pip, "install", "-r", HERE / "requirements.txt")
+
+
+def install_old_kn_sock(directory: Path, pip: list[str]) -> None:
+    """Install kn-sock 0.3, its remote calls under a name of their own, and its tests."""
     # Alone: what it depends on is for the parts that are not tried.
-    old = ["--no-deps", "--target", str(directory / "kn-sock-0.3"), "kn-sock==0.3.0"]
-    run(pip, "install", "-q", "--disable-pip-version-check", "--upgrade", *old)
+    run(*pip, "install", "--no-deps", "--upgrade", "--target", directory, OLD_KN_SOCK)
+    alone = directory / "alone"
+    alone.mkdir(exist_ok=True)
+    shutil.copy(directory / "kn_sock" / "rpc.py", alone / "old_kn_sock_rpc.py")
+    # The tests are in its source distribution alone.
+    sources = ["--no-binary", "kn-sock", "--dest", str(directory)]
+    run(*pip, "download", "--no-deps", *sources, OLD_KN_SOCK)
+    with tarfile.open(directory / "kn_sock-0.3.0.tar.gz") as archive:
+        member = archive.extractfile("kn_sock-0.3.0/test/test_tcp_udp_msg.py")
+        assert member is not None
+        (alone / "own_tests.py").write_bytes(member.read())
 
 
 def install_node(directory: Path) -> None:
@@ -65,13 +84,27 @@ def build_go(directory: Path) -> None:
     go = needs("go", "golang-go")
     for source in sorted((HERE / "programs").glob("*.go")):
         target = directory / "bin" / f"go-{source.stem}"
-        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="")
+        run(go, "build", "-o", target, source, GO111MODULE="off", GOFLAGS="", CGO_ENABLED="0")
+
+
+def build_cpp(directory: Path) -> None:
+    """Build the programs in C++, with libjson-rpc-cpp."""
+    compiler = needs("g++", "g++")
+    if not Path("/usr/include/jsonrpccpp").exists():
+        raise NotHere("there is no libjson-rpc-cpp (Debian: libjsonrpccpp-dev)")
+    # Its headers have exception specifications, which C++17 forbids and C++14 warns of.
+    options = ["-std=c++14", "-w", "-o"]
+    for role in ("client", "server"):
+        source, target = HERE / "programs" / f"{role}.cpp", directory / "bin" / f"cpp-{role}"
+        libraries = [f"-ljsonrpccpp-{role}", "-ljsonrpccpp-common", "-ljsoncpp"]
+        run(compiler, *options, target, source, *libraries)
 
 
 STEPS: dict[str, Callable[[Path], None]] = {
     "PyPI": install_python,
     "npm": install_node,
     "Go": build_go,
+    "C++": build_cpp,
 }
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
 PEERS = Path(os.environ.get("KN_SOCK_PEERS", HERE.parent.parent / ".peers"))
 PYTHON = PEERS / "venv" / "bin" / "python"
 OLD_KN_SOCK = PEERS / "kn-sock-0.3"
+ELECTRUM_CLIENT = PEERS / "electrum-client"
 
 # What a program may take to start, or to end when it has nothing more to do.
 PATIENCE = 30.0
@@ -54,11 +57,14 @@ def from_npm(name: str) -> Callable[[], str]:
     return version
 
 
-def old_kn_sock() -> str:
-    found = sorted(OLD_KN_SOCK.glob("kn_sock-*.dist-info"))
-    if not found:
-        raise Missing("run tests/interop/install.py first")
-    return found[0].name.removeprefix("kn_sock-").removesuffix(".dist-info")
+def from_directory(directory: Path, name: str) -> Callable[[], str]:
+    def version() -> str:
+        found = sorted(directory.glob(f"{name}-*.dist-info"))
+        if not found:
+            raise Missing("run tests/interop/install.py first")
+        return found[0].name.removeprefix(f"{name}-").removesuffix(".dist-info")
+
+    return version
 
 
 def go() -> str:
@@ -68,12 +74,44 @@ def go() -> str:
     return output_of(PEERS / "bin" / "go-server", "version").removeprefix("go")
 
 
+def libjson_rpc_cpp() -> str:
+    if not (PEERS / "bin" / "cpp-server").exists():
+        raise Missing("run tests/interop/install.py where there are g++ and libjsonrpccpp-dev")
+    return output_of(PEERS / "bin" / "cpp-server", "version")
+
+
+def openbsd_nc() -> str:
+    if shutil.which("nc") is None:
+        raise Missing("there is no nc")
+    told = subprocess.run(["nc", "-h"], capture_output=True, text=True, timeout=PATIENCE).stderr
+    found = re.search(r"OpenBSD netcat \(Debian patchlevel ([^)]+)\)", told)
+    if found is None:
+        raise Missing("this nc is not OpenBSD's, as Debian has it")
+    return found[1]
+
+
+def socat() -> str:
+    if shutil.which("socat") is None:
+        raise Missing("there is no socat")
+    found = re.search(r"socat version (\S+)", output_of("socat", "-V"))
+    assert found is not None
+    return found[1]
+
+
 # How to find out the version of each; they raise Missing where there is none.
 VERSIONS: dict[str, Callable[[], str]] = {
-    "kn-sock 0.3": old_kn_sock,
+    "kn-sock 0.3": from_directory(OLD_KN_SOCK, "kn_sock"),
     "aiorpcX": from_pypi("aiorpcX"),
+    "MCP Python SDK": from_pypi("mcp"),
+    "jsonrpcclient": from_pypi("jsonrpcclient"),
+    "electrum-client": from_directory(ELECTRUM_CLIENT, "electrum_client"),
+    "connectrum": from_pypi("connectrum"),
     "Go net/rpc/jsonrpc": go,
     "jayson": from_npm("jayson"),
+    "libjson-rpc-cpp": libjson_rpc_cpp,
+    "nc": openbsd_nc,
+    "socat": socat,
+    "@mempool/electrum-client": from_npm("@mempool/electrum-client"),
 }
 
 _known_versions: dict[str, str | Missing] = {}
@@ -139,6 +177,17 @@ class Program:
         words = self.line().split()
         assert words[:2] == ["listening", "on"], words
         return int(words[2])
+
+    def send(self, *lines: str) -> None:
+        """Write lines to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.writelines(f"{line}\n" for line in lines)
+        self.process.stdin.flush()
+
+    def ask(self, question: Any) -> Any:
+        """Write a line of JSON; wait for the next line that it prints, which is JSON too."""
+        self.send(json.dumps(question))
+        return json.loads(self.line())
 
     def rest(self) -> list[str]:
         """Wait for its end; give the lines that it printed until then."""

@@ -1,0 +1,98 @@
+"""What a connection is watched for: a peer that does not read, and one that does nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+
+class StallWatch:
+    """Gives up a peer that takes nothing of what waits to be sent to it.
+
+    Args:
+        clock: the reactor.
+        timeout: seconds without a byte taken; ``None`` for no limit.
+        taken: counts the bytes that the peer has taken so far.
+        give_up: called when it took none for that long.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        timeout: float | None,
+        taken: Callable[[], int],
+        give_up: Callable[[], object],
+    ) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._taken = taken
+        self._give_up = give_up
+        self._taken_before = 0
+        self._timer: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        """Watch from now on: more waits than should. Idempotent."""
+        if self._timer is None and self._timeout is not None:
+            self._taken_before = self._taken()
+            self._timer = self._clock.callLater(self._timeout, self._check)
+
+    def end(self) -> None:
+        """Watch no more. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._taken() > self._taken_before:
+            # Slow, and no worse.
+            self.begin()
+        else:
+            self._give_up()
+
+
+class IdleWatch:
+    """Closes a connection on which nothing happens.
+
+    Args:
+        clock: the reactor.
+        timeout: seconds without a message.
+        is_busy: whether something is under way, so that silence means nothing.
+        close: called when nothing happened for that long.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        timeout: float,
+        is_busy: Callable[[], bool],
+        close: Callable[[], object],
+    ) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._is_busy = is_busy
+        self._close = close
+        self._heard = clock.seconds()
+        self._timer: IDelayedCall | None = clock.callLater(timeout, self._check)
+
+    def heard(self) -> None:
+        """Take note that the peer sent something."""
+        self._heard = self._clock.seconds()
+
+    def end(self) -> None:
+        """Watch no more. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._is_busy():
+            # Its silence counts from when this is over, and that is found out soon enough.
+            self.heard()
+        left = self._heard + self._timeout - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._check)
+        else:
+            self._close()

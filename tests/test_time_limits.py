@@ -1,0 +1,438 @@
+"""How long a call may take, when the caller says so and when the server does."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from kn_sock import (
+    CallTimeout,
+    ErrorCode,
+    RPCClient,
+    RPCError,
+    current_call,
+    in_reactor,
+    start_rpc_server,
+)
+from kn_sock.testing import ManualExecutor, MemoryNetwork, Pair, connected_pair
+
+PROPAGATES = {"propagate_deadline": True}
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def outcome_of(deferred: Deferred[Any]) -> Any:
+    outcome: list[Any] = []
+    deferred.addBoth(lambda result: outcome.append(getattr(result, "value", result)))
+    return outcome[0] if outcome else None
+
+
+class Wire:
+    """Speaks to a server in raw lines."""
+
+    def __init__(self, network: MemoryNetwork, funcs: Any, **options: Any) -> None:
+        self._pair = connected_pair(funcs, network=network, **options)
+        self.network = network
+        self.received: list[Any] = []
+        self._pair.wire.protocol.dataReceived = self._take
+
+    def _take(self, data: bytes) -> None:
+        self.received += [json.loads(line) for line in data.splitlines()]
+
+    def send(self, *messages: Any) -> None:
+        for message in messages:
+            self._pair.wire.write(json.dumps(message).encode() + b"\n")
+        self._pair.pump()
+
+    def advance(self, seconds: float) -> None:
+        self._pair.advance(seconds)
+
+    def take(self) -> list[Any]:
+        received, self.received = self.received, []
+        return received
+
+
+def request(request_id: Any, method: str, *params: Any, **members: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params, **members}
+
+
+def too_late(request_id: Any, *, maybe_executed: bool) -> dict[str, Any]:
+    fate = "it had been begun" if maybe_executed else "it was not run"
+    return {
+        "jsonrpc": "2.0",
+        "id": request_id,
+        "error": {
+            "code": -32001,
+            "message": f"the time for the call has passed; {fate}",
+            "data": {"maybe_executed": maybe_executed},
+        },
+    }
+
+
+@pytest.fixture
+def waiting() -> list[Deferred[Any]]:
+    return []
+
+
+@pytest.fixture
+def wait(waiting: list[Deferred[Any]]) -> Callable[[], Deferred[Any]]:
+    @in_reactor
+    def wait() -> Deferred[Any]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    return wait
+
+
+# --- what the caller says -------------------------------------------------------------------------
+
+
+def sent_by(pair: Pair) -> list[Any]:
+    pair.wire.is_held = True
+    pair.network.reactor.advance(0)
+    return [json.loads(line) for line in pair.wire.written.splitlines()]
+
+
+def test_a_call_does_not_tell_its_time_unless_asked(network: MemoryNetwork) -> None:
+    pair = connected_pair({"echo": echo}, network=network)
+    calling = pair.client.call("echo", 1)
+    (sent,) = sent_by(pair)
+    assert "timeout" not in sent
+    calling.addErrback(lambda _: None)
+
+
+@pytest.mark.parametrize("timeout", [30.0, 0.25, 5])
+def test_a_call_tells_its_time(network: MemoryNetwork, timeout: float) -> None:
+    pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
+    calling = pair.client.with_options(timeout=timeout).call("echo", 1)
+    (sent,) = sent_by(pair)
+    assert sent == {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "echo",
+        "params": [1],
+        "timeout": timeout,
+    }
+    calling.addErrback(lambda _: None)
+
+
+def test_a_call_without_a_limit_tells_none(network: MemoryNetwork) -> None:
+    pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
+    calling = pair.client.with_options(timeout=None).call("echo", 1)
+    (sent,) = sent_by(pair)
+    assert "timeout" not in sent
+    calling.addErrback(lambda _: None)
+
+
+def test_each_call_of_a_batch_tells_its_time(network: MemoryNetwork) -> None:
+    pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
+    batch = pair.client.with_options(timeout=2.0).batch()
+    batch.call("echo", 1)
+    batch.notify("echo", 2)
+    sending = batch.send()
+    (sent,) = sent_by(pair)
+    assert [member.get("timeout") for member in sent] == [2.0, None]
+    sending.addErrback(lambda _: None)
+
+
+@pytest.mark.parametrize("dialect", ["1.0", "kn-sock"])
+def test_the_older_dialects_tell_none(network: MemoryNetwork, dialect: str) -> None:
+    options = {**PROPAGATES, "dialect": dialect}
+    pair = connected_pair({"echo": echo}, network=network, client=options)
+    calling = pair.client.call("echo", 1)
+    (sent,) = sent_by(pair)
+    assert "timeout" not in sent
+    calling.addErrback(lambda _: None)
+
+
+# --- what the server makes of it ------------------------------------------------------------------
+
+
+def test_a_call_that_ends_in_time_is_answered(network: MemoryNetwork) -> None:
+    wire = Wire(network, {"echo": echo})
+    wire.send(request(1, "echo", 5, timeout=0.001))
+    assert wire.take() == [{"jsonrpc": "2.0", "id": 1, "result": 5}]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5])
+def test_a_call_whose_time_has_passed_is_not_run(network: MemoryNetwork, timeout: float) -> None:
+    ran: list[int] = []
+    wire = Wire(network, {"run": lambda: ran.append(1)})
+    wire.send(request(1, "run", timeout=timeout))
+    assert wire.take() == [too_late(1, maybe_executed=False)]
+    assert ran == []
+
+
+@pytest.mark.parametrize("timeout", ["soon", None, True, [1], {"s": 1}])
+def test_a_time_that_is_no_number_is_not_ours(network: MemoryNetwork, timeout: Any) -> None:
+    wire = Wire(network, {"deadline": lambda: current_call().deadline})
+    wire.send(request(1, "deadline", timeout=timeout))
+    assert wire.take() == [{"jsonrpc": "2.0", "id": 1, "result": None}]
+
+
+def test_a_call_that_takes_too_long_is_answered_when_its_time_has_passed(
+    network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
+) -> None:
+    wire = Wire(network, {"wait": wait})
+    wire.send(request(1, "wait", timeout=2))
+    wire.advance(1.9)
+    assert wire.take() == []
+    wire.advance(0.1)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert waiting[0].called
+    wire.advance(10)
+    assert wire.take() == []
+
+
+def test_what_a_method_makes_of_its_cancellation_is_not_sent(network: MemoryNetwork) -> None:
+    async def stubborn() -> int:
+        try:
+            await Deferred()
+        except CancelledError:
+            return 5
+        return 0
+
+    wire = Wire(network, {"stubborn": stubborn, "echo": echo})
+    wire.send(request(1, "stubborn", timeout=1))
+    wire.advance(1)
+    wire.send(request(2, "echo", 2))
+    assert wire.take() == [
+        too_late(1, maybe_executed=True),
+        {"jsonrpc": "2.0", "id": 2, "result": 2},
+    ]
+
+
+def test_a_call_whose_time_passed_in_the_queue_of_the_threads_is_not_run(
+    network: MemoryNetwork,
+) -> None:
+    executor = ManualExecutor()
+    ran: list[int] = []
+    wire = Wire(network, {"run": ran.append}, executor=executor)
+    wire.send(request(1, "run", 1, timeout=1), request(2, "run", 2))
+    wire.advance(1)
+    assert wire.take() == [too_late(1, maybe_executed=False)]
+    executor.run()
+    wire.advance(0)
+    assert wire.take() == [{"jsonrpc": "2.0", "id": 2, "result": None}]
+    assert ran == [2]
+
+
+def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
+    network: MemoryNetwork,
+) -> None:
+    executor = ManualExecutor()
+    seen: list[Any] = []
+
+    def slow() -> str:
+        call = current_call()
+        seen.append(call.cancelled)
+        # While this thread is busy, the reactor finds the time to be over.
+        network.reactor.advance(1)
+        seen.append(call.cancelled)
+        return "too late"
+
+    wire = Wire(network, {"slow": slow}, executor=executor)
+    wire.send(request(1, "slow", timeout=1))
+    executor.run()
+    wire.advance(0)
+    assert seen == [False, True]
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+
+
+def test_a_call_that_was_held_back_too_long_is_not_run(
+    network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
+) -> None:
+    wire = Wire(network, {"wait": wait}, max_pending=1)
+    wire.send(request(1, "wait"), request(2, "wait", timeout=1), request(3, "wait"))
+    wire.advance(1)
+    assert wire.take() == [too_late(2, maybe_executed=False)]
+    waiting[0].callback("one")
+    wire.advance(0)
+    waiting[1].callback("three")
+    wire.advance(0)
+    assert [(reply["id"], reply["result"]) for reply in wire.take()] == [(1, "one"), (3, "three")]
+
+
+def test_a_member_of_a_batch_that_takes_too_long_holds_up_nothing(
+    network: MemoryNetwork, wait: Any
+) -> None:
+    wire = Wire(network, {"wait": wait, "echo": echo})
+    wire.send([request(1, "wait", timeout=1), request(2, "echo", 2)])
+    assert wire.take() == []
+    wire.advance(1)
+    (replies,) = wire.take()
+    assert sorted(replies, key=lambda reply: reply["id"]) == [
+        too_late(1, maybe_executed=True),
+        {"jsonrpc": "2.0", "id": 2, "result": 2},
+    ]
+
+
+def test_a_cancelled_call_is_not_answered_again_at_its_deadline(
+    network: MemoryNetwork, wait: Any
+) -> None:
+    wire = Wire(network, {"wait": wait})
+    wire.send(request(1, "wait", timeout=1))
+    wire.send({"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}})
+    (reply,) = wire.take()
+    assert reply["error"]["code"] == ErrorCode.CANCELLED
+    wire.advance(5)
+    assert wire.take() == []
+
+
+def test_no_timer_is_left_when_the_connection_ends(network: MemoryNetwork, wait: Any) -> None:
+    pair = connected_pair({"wait": wait}, network=network, client=PROPAGATES)
+    calling = pair.client.call("wait")
+    pair.pump()
+    pair.close()
+    assert outcome_of(calling) is not None
+    assert network.reactor.getDelayedCalls() == []
+
+
+# --- what the server says -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("timeout", "passes"), [({}, 3.0), ({"timeout": 1}, 1.0), ({"timeout": 60}, 3.0)]
+)
+def test_call_timeout_bounds_what_the_caller_does_not(
+    network: MemoryNetwork, wait: Any, timeout: dict[str, Any], passes: float
+) -> None:
+    wire = Wire(network, {"wait": wait}, call_timeout=3.0)
+    wire.send(request(1, "wait", **timeout))
+    wire.advance(passes - 0.1)
+    assert wire.take() == []
+    wire.advance(0.1)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+
+
+def test_call_timeout_holds_in_every_dialect(network: MemoryNetwork, wait: Any) -> None:
+    wire = Wire(network, {"wait": wait, "echo": echo}, call_timeout=1)
+    wire.send({"method": "wait", "params": [], "id": 1}, {"method": "wait", "params": []})
+    wire.send({"method": "wait", "params": []}, {"method": "echo", "params": [1]})
+    wire.advance(1)
+    text = "the time for the call has passed; "
+    # Those that waited for their turn had no time left when it came.
+    assert wire.take() == [
+        {"id": 1, "result": None, "error": text + "it had been begun"},
+        {"error": text + "it had been begun"},
+        {"error": text + "it was not run"},
+        {"error": text + "it was not run"},
+    ]
+
+
+def test_call_timeout_ends_notifications_too(
+    network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
+) -> None:
+    wire = Wire(network, {"wait": wait}, call_timeout=1)
+    wire.send({"jsonrpc": "2.0", "method": "wait"})
+    wire.advance(1)
+    assert wire.take() == []
+    assert waiting[0].called
+
+
+# --- what a method knows, and passes on -----------------------------------------------------------
+
+
+def test_a_method_knows_its_deadline(network: MemoryNetwork) -> None:
+    network.reactor.advance(100)
+    wire = Wire(network, {"times": lambda: [current_call().deadline, current_call().remaining]})
+    wire.send(request(1, "times", timeout=4), request(2, "times"))
+    assert [reply["result"] for reply in wire.take()] == [[104.0, 4.0], [None, None]]
+
+
+def test_the_calls_of_a_method_inherit_its_deadline(network: MemoryNetwork, wait: Any) -> None:
+    async def ask_back() -> Any:
+        await in_a_second
+        return await current_call().connection.call("wait")
+
+    in_a_second: Deferred[None] = Deferred()
+    network.reactor.callLater(1, in_a_second.callback, None)
+    client = {**PROPAGATES, "timeout": 3.0, "funcs": {"wait": wait}}
+    pair = connected_pair({"ask_back": ask_back}, network=network, client=client)
+    calling = pair.client.call("ask_back")
+    pair.pump()
+    pair.advance(1)
+    pair.wire.peer.is_held = True
+    pair.advance(1.9)
+    assert not calling.called
+    pair.advance(0.1)
+    # Both ends find it out at the same moment, each for itself.
+    assert isinstance(outcome_of(calling), CallTimeout)
+    assert not pair.server._channel.awaits_replies  # type: ignore[attr-defined]  # the protocol
+
+
+def test_a_call_in_a_method_whose_time_has_passed_is_not_made(network: MemoryNetwork) -> None:
+    failures: list[Any] = []
+
+    async def ask_back() -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            asking = current_call().connection.call("echo", 1)
+            asking.addErrback(lambda failure: failures.append(failure.value))
+            batch = current_call().connection.batch()
+            batch.call("echo", 1)
+            batch.send().addErrback(lambda failure: failures.append(failure.value))
+            raise
+
+    pair = connected_pair({"ask_back": ask_back}, network=network, call_timeout=1)
+    calling = pair.client.call("ask_back")
+    pair.pump()
+    pair.advance(1)
+    error = outcome_of(calling)
+    assert isinstance(error, RPCError)
+    assert error.code == ErrorCode.DEADLINE_PASSED
+    assert [type(failure) for failure in failures] == [CallTimeout, CallTimeout]
+    assert [failure.maybe_executed for failure in failures] == [False, False]
+    assert str(failures[0]) == ("the time for ask_back, in which this call is made, has passed")
+
+
+def test_a_blocking_client_in_a_method_inherits_the_deadline() -> None:
+    """Over sockets: a function in a thread asks a second server, which sees what time is left."""
+    done = threading.Event()
+    ports: queue.Queue[int] = queue.Queue()
+    threads = []
+
+    def serve(funcs: Any) -> int:
+        options = {"shutdown_event": done, "on_ready": lambda _, port: ports.put(port)}
+        threads.append(threading.Thread(target=start_rpc_server, args=(0, funcs), kwargs=options))
+        threads[-1].start()
+        return ports.get(timeout=30)
+
+    def remaining() -> Any:
+        return current_call().remaining
+
+    def ask() -> list[Any]:
+        batch = behind.batch()
+        batch.call("remaining")
+        return [behind.call("remaining"), behind.submit("remaining").result(), *batch.send()]
+
+    behind = RPCClient("127.0.0.1", serve({"remaining": remaining}), propagate_deadline=True)
+    front = RPCClient("127.0.0.1", serve({"ask": ask}), timeout=20.0, propagate_deadline=True)
+    try:
+        times = front.call("ask")
+        assert len(times) == 3
+        assert all(0 < seconds < 20 for seconds in times), times
+        assert behind.call("remaining") > 20
+    finally:
+        front.close()
+        behind.close()
+        done.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_a_traceparent_passes_through(network: MemoryNetwork) -> None:
+    wire = Wire(network, {"trace": lambda: current_call().traceparent})
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    wire.send(request(1, "trace", traceparent=trace))
+    wire.send(request(2, "trace", traceparent=5), request(3, "trace"))
+    assert [reply["result"] for reply in wire.take()] == [trace, None, None]
