@@ -94,7 +94,9 @@ ARROWS: dict[str, set[str]] = {
         *("errors", "_options", "_dial", "_tls", "_credentials", "connection", "protocol"),
     },
     "_redial": {"errors", "protocol"},
+    "_listening": {"_peer"},
     "server": {
+        "_listening",
         "auth",
         "_pem",
         "_login",
@@ -141,6 +143,7 @@ ARROWS: dict[str, set[str]] = {
         "client",
     },
     "blocking": {
+        "_listening",
         "_credentials",
         "_call",
         "errors",
