@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.service import Service
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -24,13 +26,16 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
+from kn_sock._login import Gate
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
-from kn_sock._peer import address_text
+from kn_sock._peer import address_text, is_public
+from kn_sock._pem import server_options, tls_factory
 from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
 from kn_sock._version import __version__
 from kn_sock._writer import Writer
+from kn_sock.auth import table_of
 from kn_sock.methods import Functions, MethodTable
 from kn_sock.protocol import RPCProtocol, Settings
 
@@ -44,6 +49,9 @@ LISTEN_BACKLOG = 1024
 # Connections that are being told that they are one too many; those past them are just closed.
 _MOST_REFUSED = 100
 
+# Those beside the ServerOptions.
+_OTHER_OPTIONS = ("on_exit", "portal", "reactor", "tls_cert", "tls_client_ca", "tls_key")
+
 # Seconds for a TLS handshake: a peer that never ends it must not keep its connection for ever.
 _HANDSHAKE_TIMEOUT = 10.0
 
@@ -53,14 +61,24 @@ class RPCServerFactory(Factory):
 
     Args:
         funcs: what can be called: a mapping of names to callables, an object, a module, or a
-            `MethodTable`.
+            `MethodTable`. With a *portal* whose avatars have functions of their own, ``None``.
         reactor: the reactor that the connections are on; by default the global one.
         on_exit: called with the ``SystemExit`` or ``KeyboardInterrupt`` that a method raised, on
             the reactor's thread; by default the reactor is stopped.
+        portal: a `Portal <twisted.cred.portal.Portal>`: callers have to log in, and its avatars
+            say what each may call; see `MethodsRealm <kn_sock.auth.MethodsRealm>`. Without one,
+            whoever connects may call everything.
+        tls_cert: path of a PEM file with the server's certificate, and those that lead to its CA:
+            every connection speaks TLS.
+        tls_key: path of a PEM file with the certificate's private key; by default it is in
+            *tls_cert*.
+        tls_client_ca: path of a PEM file with CAs: only clients with a certificate of theirs get
+            past the handshake.
         options: the server options, by name; see `ServerOptions`.
 
     Raises:
         TypeError, ValueError: the functions or an option cannot be used; the text says which.
+        OSError: a file that an option names cannot be read.
 
     Reactor: its thread only. The functions run on it or in a thread pool, as `in_reactor` and
     `in_thread` say: ``async def`` and functions annotated to return a Deferred on it, all others in
@@ -71,22 +89,36 @@ class RPCServerFactory(Factory):
 
     def __init__(
         self,
-        funcs: Functions,
+        funcs: Functions | None,
         *,
         reactor: Any = None,
         on_exit: Callable[[BaseException], object] | None = None,
+        portal: Portal | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_client_ca: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
-        self.options = options_from(ServerOptions, options)
+        self.options = options_from(ServerOptions, options, others=_OTHER_OPTIONS)
         #: The methods that are served, by name.
-        self.methods = funcs if isinstance(funcs, MethodTable) else MethodTable().add(funcs)
+        self.methods = MethodTable() if funcs is None and portal is not None else table_of(funcs)
+        served = {**self.methods, **standard_methods(self.methods, __version__)}
+        self._gate = None
+        if portal is not None:
+            self._gate = Gate(portal, served, reactor, self.options.login_timeout)
+        #: Whether callers have to log in.
+        self.wants_login = portal is not None
+        #: Whether callers have to show who they are: by a login, or by a certificate.
+        self.knows_callers = portal is not None or tls_client_ca is not None
+        tls = server_options(tls_cert, tls_key, tls_client_ca)
+        self._tls = None if tls is None else tls_factory(tls, Inside(self._build), reactor)
         clock = cast(IReactorTime, reactor)
         turn = Turn(clock)
         runner = Runner(
-            {**self.methods, **standard_methods(self.methods, __version__)},
+            served if self._gate is None else self._gate.before,
             self.options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
@@ -108,9 +140,12 @@ class RPCServerFactory(Factory):
         self._is_draining = False
 
     @override
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         if self._is_draining:
             return None
+        return self._build(addr) if self._tls is None else self._tls.buildProtocol(addr)
+
+    def _build(self, addr: IAddress | None) -> Protocol | None:
         most = self.options.max_connections
         if most is not None and len(self.connections) + len(self._unopened) >= most:
             return self._refuse(most, addr)
@@ -138,11 +173,20 @@ class RPCServerFactory(Factory):
     def _connection_opened(self, protocol: RPCProtocol) -> None:
         self._unopened.discard(protocol)
         self.connections.add(protocol)
+        if self._gate is not None:
+            self._gate.opened(protocol)
 
     def _connection_ended(self, protocol: RPCProtocol) -> None:
         self._unopened.discard(protocol)
         self.connections.discard(protocol)
+        if self._gate is not None:
+            self._gate.ended(protocol)
         self._release_threads()
+
+    @property
+    def failed_logins(self) -> int:
+        """How many tries to log in have failed, on all connections together."""
+        return 0 if self._gate is None else self._gate.failed_logins
 
     def _stop_reactor(self, _: BaseException) -> None:
         cast(IReactorTime, self._reactor).callLater(0, cast(IReactorCore, self._reactor).stop)
@@ -191,6 +235,38 @@ class RPCServerFactory(Factory):
             protocol.abort()
 
 
+class Inside(Factory):
+    """What TLS is put around: builds protocols by a function."""
+
+    noisy = False
+
+    def __init__(self, build: Callable[[IAddress | None], Protocol | None]) -> None:
+        self._build = build
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        return self._build(addr)
+
+
+class ExposureWarning:
+    """Warns of a port that everybody in the network can call; once, however many there are."""
+
+    def __init__(self) -> None:
+        self._is_given = False
+
+    def consider(self, address: IAddress, factory: RPCServerFactory) -> None:
+        """Look at an address that is listened on."""
+        if self._is_given or factory.knows_callers or not is_public(address):
+            return
+        self._is_given = True
+        log.warn(
+            "whoever can reach {address} can call every function served there: listen on "
+            "127.0.0.1 or a Unix socket, have callers log in (portal=, --auth), or ask for their "
+            "certificates (tls_client_ca=, --tls-client-ca)",
+            address=address_text(address),
+        )
+
+
 class RPCServerService(Service):
     """Listens when it is started, and drains when it is stopped.
 
@@ -199,7 +275,7 @@ class RPCServerService(Service):
             ``"tcp:8080:interface=127.0.0.1"``.
         funcs: what can be called, as for `RPCServerFactory`.
         reactor: the reactor; by default the global one.
-        options: the server options, by name; see `ServerOptions`.
+        options: the other options of `RPCServerFactory`.
 
     ``privilegedStartService`` listens, so that under twistd a low port can be had before the
     process gives up its rights; ``stopService`` returns a Deferred that fires when everything is
@@ -209,7 +285,7 @@ class RPCServerService(Service):
     def __init__(
         self,
         endpoint: IStreamServerEndpoint | str,
-        funcs: Functions,
+        funcs: Functions | None,
         *,
         reactor: Any = None,
         **options: Any,
@@ -217,8 +293,15 @@ class RPCServerService(Service):
         if reactor is None:
             from twisted.internet import reactor
         self._endpoint = endpoint_for(endpoint, reactor)
+        # SSL4ServerEndpoint, made by the caller with a context that asks for certificates.
+        context = getattr(self._endpoint, "_sslContextFactory", None)
+        self._endpoint_knows_callers = bool(getattr(context, "verify", False))
+        if isinstance(endpoint, str) and endpoint.startswith("ssl:") and options.get("tls_cert"):
+            raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
+        #: Warns where it listens for everybody; services may share one.
+        self.exposure = ExposureWarning()
         self._is_listening = False
         #: The port, while it listens; its ``getHost()`` is the bound address.
         self.port: IListeningPort | None = None
@@ -242,10 +325,15 @@ class RPCServerService(Service):
         self.port = port
         log.info(
             "serving {methods} on {address}",
-            methods=", ".join(sorted(self.factory.methods)) or "no methods",
+            methods=", ".join(sorted(self.factory.methods)) or self._nothing_named(),
             address=address_text(port.getHost()),
         )
+        if not self._endpoint_knows_callers:
+            self.exposure.consider(port.getHost(), self.factory)
         return port
+
+    def _nothing_named(self) -> str:
+        return "what each login may call" if self.factory.wants_login else "no methods"
 
     def _does_not_listen(self, failure: Failure) -> Failure:
         self._is_listening = False
@@ -313,10 +401,18 @@ def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStream
 def _as_os_error(failure: Failure) -> Failure:
     """Turn Twisted's error into the builtin one, with the number that says what it was."""
     problem = failure.value
+    if isinstance(problem, OSError) and problem.filename2:
+        # The lock file beside a Unix socket could not be made.
+        place = os.fsdecode(problem.filename2).removesuffix(".lock")
+        error = OSError(problem.errno, f"cannot listen on {place}: {problem.strerror}")
+        error.__cause__ = problem
+        return Failure(error)
     if not isinstance(problem, CannotListenError):
         return failure
     number = getattr(problem.socketError, "errno", None) or errno.EADDRNOTAVAIL
     place = f"{problem.interface or '*'}:{problem.port}"
+    if isinstance(problem.port, bytes):
+        place = os.fsdecode(problem.port)
     reason = getattr(problem.socketError, "strerror", None) or str(problem.socketError)
     error = OSError(number, f"cannot listen on {place}: {reason}")
     error.__cause__ = problem
