@@ -84,7 +84,7 @@ class Gate:
         self.failed_logins = 0
         self._logins: dict[RPCProtocol, Login] = {}
         login = Method(LOGIN_METHOD, self._login)
-        self.before = {"rpc.ping": standard_methods({}, __version__)["rpc.ping"], login.name: login}
+        self.before = {"rpc.ping": Method("rpc.ping", _ping), login.name: login}
         self._everything = {**everything, login.name: login}
 
     def opened(self, protocol: RPCProtocol) -> None:
@@ -99,18 +99,14 @@ class Gate:
             login.end()
 
     @in_reactor
-    def _login(
-        self,
-        /,
-        *secrets: Any,
-        username: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-    ) -> Any:
+    def _login(self, /, *secrets: Any, **named: Any) -> Any:
         """Log in on this connection, with a username and a password, or with a token."""
-        protocol: RPCProtocol = current_call()._protocol
-        credentials = _credentials_of(secrets, username, password, token)
-        return self._logins[protocol].attempt(credentials)
+        call = current_call()
+        login = self._logins[call._protocol]
+        if not call._request.expects_reply:
+            # What nobody gets the answer of is no try; and each would be a line in the log.
+            return login.refuse(call._request)
+        return login.attempt(_credentials_of(secrets, named))
 
     def ask(self, credentials: Any, protocol: RPCProtocol) -> Deferred[tuple[str, Any]]:
         """Ask the portal; the Deferred fires with the identity and the portal's own result."""
@@ -148,22 +144,27 @@ class NotingRealm:
         return self._realm.requestAvatar(avatarId, mind, *interfaces)
 
 
-def _credentials_of(
-    secrets: tuple[Any, ...], username: str | None, password: str | None, token: str | None
-) -> Password | Token:
+@in_reactor
+def _ping(*_: Any, **__: Any) -> str:
+    """Answer "pong" to whatever comes with it, so that a stranger's mistakes fill no log."""
+    return "pong"
+
+
+def _credentials_of(secrets: tuple[Any, ...], named: Mapping[str, Any]) -> Password | Token:
     """Make credentials of the arguments, named or not, or of one object that has the names.
 
     Raises:
         InvalidParams: they are something else. What, is not told: it may be a secret.
     """
-    named = {"username": username, "password": password, "token": token}
-    given: Mapping[str, Any] = {name: one for name, one in named.items() if one is not None}
-    if len(secrets) == 1 and isinstance(secrets[0], dict) and not given:
+    given = named
+    if len(secrets) == 1 and isinstance(secrets[0], dict) and not named:
         # Go's client sends one argument, always.
         given = secrets[0]
-    elif secrets and not given:
+    elif secrets and not named:
         names = {1: ("token",), 2: ("username", "password")}.get(len(secrets), ())
         given = dict(zip(names, secrets, strict=False))
+    elif secrets:
+        given = {}
     if all(isinstance(one, str) for one in given.values()):
         if given.keys() == {"username", "password"}:
             return Password(**given)

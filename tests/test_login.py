@@ -592,12 +592,23 @@ def test_a_try_that_is_cancelled_and_succeeds_opens_nothing(make_pair: MakePair)
     assert isinstance(answer(pair, "who"), NotAuthenticated)
 
 
-def test_a_login_by_notification_is_a_try_like_others(make_pair: MakePair) -> None:
-    pair = make_pair()
-    pair.client.notify("rpc.login", "ada", "battery staple")
+def test_a_login_whose_answer_nobody_gets_is_none(make_pair: MakePair) -> None:
+    checker = FakeChecker()
+    pair = make_pair(portal=portal_for(None, checker))
+    pair.client.notify("rpc.login", "ada", "correct horse")
     pair.pump()
-    assert pair.network.factory.failed_logins == 1
-    assert "under way" in str(answer(pair, "rpc.login", "ada", "correct horse"))
+    assert checker.asked == []
+    assert isinstance(answer(pair, "who"), NotAuthenticated)
+
+
+def test_a_stranger_fills_no_log(make_raw: MakeRaw, logged: Logged) -> None:
+    server = make_raw()
+    for method in ("rpc.login", "rpc.ping", "add", "rpc.discover", "$/nothing", "x" * 1000):
+        for params in ([], [5], ["ada", "battery staple"], {"pasword": "battery staple"}):
+            server.send(*[{"jsonrpc": "2.0", "method": method, "params": params}] * 10)
+    assert server.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.ping", "params": [5]})
+    (line,) = logged.lines()
+    assert "came before a login: dropped, as others will be" in line
 
 
 class Broken:
