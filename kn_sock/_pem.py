@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import Factory, Protocol
 
 _CERTIFICATE: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
@@ -65,12 +66,13 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
     return options
 
 
-def tls_factory(options: Any, factory: IProtocolFactory, reactor: Any) -> Any:
-    """Give a factory whose protocols speak TLS, with those of *factory* inside."""
+def tls_around(options: Any, reactor: Any) -> Callable[[Protocol], Protocol]:
+    """Give a function that puts TLS around a protocol."""
     from twisted.protocols.tls import TLSMemoryBIOFactory
 
     # Without a clock it would take the global reactor's, which may not be this one.
-    return TLSMemoryBIOFactory(options, False, factory, reactor)
+    factory = TLSMemoryBIOFactory(options, False, Factory(), reactor)
+    return lambda protocol: factory.protocol(factory, protocol)
 
 
 def _certificates(ssl: Any, option: str, path: Path) -> list[Any]:

@@ -24,6 +24,7 @@ from kn_sock._credentials import CredentialsLike
 from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
 from kn_sock._failover import OnConnected
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
+from kn_sock._listening import LISTEN_BACKLOG
 from kn_sock._options import check_count
 from kn_sock._reactor_thread import ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
@@ -31,7 +32,7 @@ from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
 from kn_sock.errors import ConnectionLost
 from kn_sock.methods import Functions
-from kn_sock.server import LISTEN_BACKLOG, RPCServerService
+from kn_sock.server import RPCServerService
 
 __all__ = ["RPCClient", "start_rpc_server"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,8 +9,6 @@ from typing import Any, cast
 from twisted.application.service import Service
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -26,11 +23,12 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
+from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for
 from kn_sock._login import Gate
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
-from kn_sock._peer import address_text, is_public
-from kn_sock._pem import server_options, tls_factory
+from kn_sock._peer import address_text
+from kn_sock._pem import server_options, tls_around
 from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
 from kn_sock._version import __version__
@@ -43,14 +41,10 @@ __all__ = ["RPCServerFactory", "RPCServerService"]
 
 log = Logger()
 
-# The kernel's queue of connections not accepted yet; fifty, Twisted's own, makes a burst wait.
-LISTEN_BACKLOG = 1024
-
-# Connections that are being told that they are one too many; those past them are just closed.
-_MOST_REFUSED = 100
-
 # Those beside the ServerOptions.
 _OTHER_OPTIONS = ("on_exit", "portal", "reactor", "tls_cert", "tls_client_ca", "tls_key")
+# Connections that are being told that they are one too many; those past them are just closed.
+_MOST_REFUSED = 100
 
 # Seconds for a TLS handshake: a peer that never ends it must not keep its connection for ever.
 _HANDSHAKE_TIMEOUT = 10.0
@@ -114,7 +108,7 @@ class RPCServerFactory(Factory):
         #: Whether callers have to show who they are: by a login, or by a certificate.
         self.knows_callers = portal is not None or tls_client_ca is not None
         tls = server_options(tls_cert, tls_key, tls_client_ca)
-        self._tls = None if tls is None else tls_factory(tls, Inside(self._build), reactor)
+        self._around = None if tls is None else tls_around(tls, reactor)
         clock = cast(IReactorTime, reactor)
         turn = Turn(clock)
         runner = Runner(
@@ -140,10 +134,11 @@ class RPCServerFactory(Factory):
         self._is_draining = False
 
     @override
-    def buildProtocol(self, addr: IAddress | None) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._is_draining:
             return None
-        return self._build(addr) if self._tls is None else self._tls.buildProtocol(addr)
+        protocol = self._build(addr)
+        return protocol if protocol is None or self._around is None else self._around(protocol)
 
     def _build(self, addr: IAddress | None) -> Protocol | None:
         most = self.options.max_connections
@@ -235,38 +230,6 @@ class RPCServerFactory(Factory):
             protocol.abort()
 
 
-class Inside(Factory):
-    """What TLS is put around: builds protocols by a function."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[IAddress | None], Protocol | None]) -> None:
-        self._build = build
-
-    @override
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        return self._build(addr)
-
-
-class ExposureWarning:
-    """Warns of a port that everybody in the network can call; once, however many there are."""
-
-    def __init__(self) -> None:
-        self._is_given = False
-
-    def consider(self, address: IAddress, factory: RPCServerFactory) -> None:
-        """Look at an address that is listened on."""
-        if self._is_given or factory.knows_callers or not is_public(address):
-            return
-        self._is_given = True
-        log.warn(
-            "whoever can reach {address} can call every function served there: listen on "
-            "127.0.0.1 or a Unix socket, have callers log in (portal=, --auth), or ask for their "
-            "certificates (tls_client_ca=, --tls-client-ca)",
-            address=address_text(address),
-        )
-
-
 class RPCServerService(Service):
     """Listens when it is started, and drains when it is stopped.
 
@@ -328,8 +291,8 @@ class RPCServerService(Service):
             methods=", ".join(sorted(self.factory.methods)) or self._nothing_named(),
             address=address_text(port.getHost()),
         )
-        if not self._endpoint_knows_callers:
-            self.exposure.consider(port.getHost(), self.factory)
+        if not (self.factory.knows_callers or self._endpoint_knows_callers):
+            self.exposure.consider(port.getHost())
         return port
 
     def _nothing_named(self) -> str:
@@ -337,7 +300,7 @@ class RPCServerService(Service):
 
     def _does_not_listen(self, failure: Failure) -> Failure:
         self._is_listening = False
-        return _as_os_error(failure)
+        return as_os_error(failure)
 
     @override
     def privilegedStartService(self) -> None:
@@ -370,50 +333,3 @@ class RPCServerService(Service):
         port, self.port, self._is_listening = self.port, None, False
         stopped = maybeDeferred(port.stopListening) if port is not None else succeed(None)
         return stopped.addCallback(lambda _: self.factory.drain())
-
-
-def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStreamServerEndpoint:
-    """Take a server endpoint as it is, or make one of its description.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: the description cannot be understood.
-    """
-    if IStreamServerEndpoint.providedBy(endpoint):
-        return endpoint
-    if not isinstance(endpoint, str):
-        raise TypeError(f"a server endpoint or its description is wanted, not {endpoint!r}")
-    description = endpoint
-    kind, _, rest = description.partition(":")
-    port = rest.partition(":")[0]
-    if kind.startswith("tcp") and port.isdigit() and int(port) > 65535:
-        raise ValueError(f"{endpoint!r} is no server endpoint: a port is at most 65535")
-    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
-        description = f"{description}:backlog={LISTEN_BACKLOG}"
-    try:
-        return cast(IStreamServerEndpoint, serverFromString(reactor, description))
-    except Exception as problem:
-        if kind == "ssl" and isinstance(problem, (NameError, ImportError)):
-            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
-        raise ValueError(f"{endpoint!r} is no server endpoint: {problem}") from problem
-
-
-def _as_os_error(failure: Failure) -> Failure:
-    """Turn Twisted's error into the builtin one, with the number that says what it was."""
-    problem = failure.value
-    if isinstance(problem, OSError) and problem.filename2:
-        # The lock file beside a Unix socket could not be made.
-        place = os.fsdecode(problem.filename2).removesuffix(".lock")
-        error = OSError(problem.errno, f"cannot listen on {place}: {problem.strerror}")
-        error.__cause__ = problem
-        return Failure(error)
-    if not isinstance(problem, CannotListenError):
-        return failure
-    number = getattr(problem.socketError, "errno", None) or errno.EADDRNOTAVAIL
-    place = f"{problem.interface or '*'}:{problem.port}"
-    if isinstance(problem.port, bytes):
-        place = os.fsdecode(problem.port)
-    reason = getattr(problem.socketError, "strerror", None) or str(problem.socketError)
-    error = OSError(number, f"cannot listen on {place}: {reason}")
-    error.__cause__ = problem
-    return Failure(error)

@@ -128,15 +128,18 @@ def test_a_server_that_knows_its_callers_by_certificate_is_not_warned_of(
     network: MemoryNetwork, warned: list[str]
 ) -> None:
     service = listen(network, "127.0.0.1")
+    service.stopService()
+    # As tls_client_ca= sets it; there is no TLS in memory.
     service.factory.knows_callers = True
-    service.exposure.consider(tcp("0.0.0.0"), service.factory)
+    network.address = tcp("0.0.0.0")
+    service.startService()
     assert warned == []
 
 
 SERVING = """
-import threading, kn_sock.server
+import threading, kn_sock, kn_sock._listening
 # As if it were public; nothing here opens such a port.
-kn_sock.server.is_public = lambda address: True
+kn_sock._listening.is_public = lambda address: True
 ends = threading.Event()
 kn_sock.start_rpc_server(0, {"add": max}, shutdown_event=ends, on_ready=lambda *_: ends.set())
 """

@@ -673,6 +673,17 @@ def test_a_checker_that_never_answers_is_given_up(make_pair: MakePair) -> None:
     assert not pair.network.factory.connections
 
 
+def test_a_try_whose_own_time_is_up_counts_and_takes_its_time(make_pair: MakePair) -> None:
+    pair = make_pair(call_timeout=0.5)
+    outcome = Outcome(pair.client.call("rpc.login", "ada", "battery staple"))
+    pair.pump()
+    pair.advance(0.5)
+    assert outcome.value.code == -32001
+    assert "under way" in str(answer(pair, "rpc.login", "ada", "correct horse"))
+    pair.advance(0.5)
+    assert answer(pair, "rpc.login", "ada", "correct horse") == {"identity": "ada"}
+
+
 def test_there_may_be_no_limit(make_pair: MakePair) -> None:
     pair = make_pair(login_timeout=None)
     pair.advance(1e6)

@@ -26,6 +26,7 @@ from kn_sock import (
     ConnectFailed,
     ConnectionLost,
     RPCClient,
+    RPCError,
     RPCServerFactory,
     RPCServerService,
     connect,
@@ -288,6 +289,19 @@ async def test_a_factory_speaks_tls_wherever_it_listens(files: Path) -> None:
     await factory.drain()
     with pytest.raises(ConnectionLost):
         await connection.call("subject")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_too_many_is_refused_over_tls(
+    make_service: MakeService, files: Path
+) -> None:
+    service = make_service(tls_cert="server.crt", tls_key="server.key", max_connections=1)
+    connection = await connect(client_endpoint(service, files))
+    with pytest.raises((ConnectFailed, ConnectionLost, RPCError)):
+        await (await connect(client_endpoint(service, files))).call("subject")
+    assert ran == []
+    assert await connection.call("subject") is None
+    await connection.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -258,7 +258,7 @@ def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
     service: Any = makeService(
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports, *own)
     )
-    assert [each.factory._tls is not None for each in service] == [True, False, True, False]
+    assert [each.factory._around is not None for each in service] == [True, False, True, False]
     with pytest.raises(usage.UsageError, match="--tls-cert is for TCP ports"):
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[2:4], *own)
 
@@ -268,9 +268,9 @@ def test_help_explains_every_option() -> None:
     for name in ("port", "host", "funcs", "max-line-bytes", "max-pending", "max-batch", "threads"):
         assert f"--{name}=" in text
     assert "--drain-timeout=" in text
-    assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
     for name in ("auth=", "help-auth", "tls-cert=", "tls-key=", "tls-client-ca=", "login-timeout="):
         assert f"--{name}" in text
+    assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
 
 
 # --- the command ----------------------------------------------------------------------------------
