@@ -121,9 +121,9 @@ class RPCProtocol(LineReceiver):
     delimiter = b"\n"
     # Any stream transport; what it offers beyond ITransport is asked for where it is used.
     transport: Any
-    _connection: RPCConnection
     #: Who logged in, as the server's checker calls them; ``None`` where nobody has.
     identity: str | None = None
+    _connection: RPCConnection
 
     def __init__(
         self,
@@ -331,11 +331,11 @@ class RPCProtocol(LineReceiver):
         if was_open:
             self._settle_from(left_over)
         if was_made:
-            self._end_watches()
             problem = tls_problem(reason.value)
             # The client is told by what waits for it to open.
             if problem is not None and self._opening is None:
                 log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
+            self._end_watches()
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
             self._outbox.close()

@@ -268,9 +268,9 @@ def test_help_explains_every_option() -> None:
     for name in ("port", "host", "funcs", "max-line-bytes", "max-pending", "max-batch", "threads"):
         assert f"--{name}=" in text
     assert "--drain-timeout=" in text
-    assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
     for name in ("auth=", "help-auth", "tls-cert=", "tls-key=", "tls-client-ca=", "login-timeout="):
         assert f"--{name}" in text
+    assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
 
 
 # --- the command ----------------------------------------------------------------------------------
