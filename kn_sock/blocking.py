@@ -152,8 +152,8 @@ class RPCClient:
         check_method(method)
         link = self._checked_link()
         call = BlockingCall(method, time_left(self._options.timeout), link.thread)
-        link.begin(call, args, kwargs, self._options)
         try:
+            link.begin(call, args, kwargs, self._options)
             return call.outcome.wait()
         except KeyboardInterrupt:
             link.give_up(call)
