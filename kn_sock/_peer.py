@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 # struct ucred of Linux: a process, its user and its group.
@@ -34,44 +32,6 @@ def address_text(address: Any) -> str:
     # The connecting end of a Unix socket has no name.
     name = address.name or "a Unix socket"
     return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
-
-
-def _tls_kind(transport: Any) -> Any:
-    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
-    for kind in type(transport).__mro__:
-        if kind.__name__ == "TLSMemoryBIOProtocol":
-            return kind
-    return None
-
-
-def is_tls(transport: Any) -> bool:
-    """Tell whether a transport is TLS, which says to its protocol when the handshake is done."""
-    return _tls_kind(transport) is not None
-
-
-def write_of(transport: Any) -> Callable[[bytes], object]:
-    """Give what writes to a transport at once.
-
-    Twisted's TLS gathers small writes by itself, on the global reactor's clock. Ours are gathered
-    already, and on a private reactor's connection that clock may stand still for ever.
-    """
-    unbuffered = _tls_kind(transport)
-    if unbuffered is not None:
-        return partial(unbuffered.write, transport)
-    write: Callable[[bytes], object] = transport.write
-    return write
-
-
-def unsent_bytes(transport: Any) -> int:
-    """Count what was written to a transport and has not been sent; 0 where it does not tell."""
-    while transport is not None:
-        if hasattr(transport, "unsent_bytes"):
-            return int(transport.unsent_bytes)
-        if hasattr(transport, "_tempDataLen"):
-            # twisted.internet.abstract.FileDescriptor, on which all of its sockets are built.
-            return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
-        transport = getattr(transport, "transport", None)
-    return 0
 
 
 def certificate_of(transport: Any) -> Any:

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._codec import encode_error
-from kn_sock._peer import is_tls
+from kn_sock._sending import is_tls
 from kn_sock.errors import ErrorCode, RPCError
 
 # A close while the peer's bytes are unread would be a reset, which may overtake what it is told.

@@ -32,15 +32,9 @@ from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
 from kn_sock._options import DRAIN_TIMEOUT, Framing, ServerOptions
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import (
-    address_text,
-    certificate_of,
-    is_tls,
-    process_of,
-    unsent_bytes,
-    write_of,
-)
+from kn_sock._peer import address_text, certificate_of, process_of
 from kn_sock._runner import Runner
+from kn_sock._sending import is_tls, unsent_bytes, write_of
 from kn_sock._serving import Serving
 from kn_sock._session import (
     Answered,

@@ -37,8 +37,9 @@ ARROWS: dict[str, set[str]] = {
     "_outgoing": {"errors", "_options", "_session", "_outbox", "_deadlines"},
     "connection": {"errors", "_writer", "_verbs", "_outgoing", "_call"},
     "_peer": set(),
+    "_sending": set(),
     "_watches": set(),
-    "_refusing": {"errors", "_codec", "_peer"},
+    "_refusing": {"errors", "_codec", "_sending"},
     "_runner": {"errors", "methods", "_options", "_call", "_workers", "_outbox"},
     "_admission": {"errors", "_session"},
     "_serving": {
@@ -67,6 +68,7 @@ ARROWS: dict[str, set[str]] = {
         "_outgoing",
         "_peer",
         "_runner",
+        "_sending",
         "_serving",
         "_tls",
         "_watches",

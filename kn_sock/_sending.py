@@ -1,0 +1,88 @@
+"""Bytes to a transport: at once where nothing waits before them, and counted while they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from twisted.internet.tcp import Connection
+
+# More is left to the transport, which sends it as the peer takes it: what a socket does not take of
+# it would be copied.
+_SMALL_BYTES: Final = 64 * 1024
+
+
+def write_of(transport: Any) -> Callable[[bytes], object]:
+    """Give what writes to a transport at once."""
+    unbuffered = _tls_kind(transport)
+    if unbuffered is not None:
+        # Twisted's TLS gathers small writes by itself, on the global reactor's clock. Ours are
+        # gathered already, and on a private reactor's connection that clock may stand still.
+        return partial(unbuffered.write, transport)
+    if isinstance(transport, Connection) and not transport.TLS:
+        return SendAtOnce(transport)
+    write: Callable[[bytes], object] = transport.write
+    return write
+
+
+class SendAtOnce:
+    """Writes to a TCP or Unix socket of Twisted's, without waiting for it to be ready.
+
+    A transport puts what is written aside, asks the reactor to tell when the socket takes it, and
+    asks it to tell no more once it is sent: two system calls for each reply beside the one that
+    sends. A socket that nothing waits for is nearly always ready. What it does not take, or
+    anything that is wrong with it, is the transport's, as ever.
+    """
+
+    __slots__ = ("_send", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._send: Callable[[bytes], int] = transport.socket.send
+
+    def __call__(self, data: bytes) -> None:
+        """Write."""
+        transport = self._transport
+        if (
+            len(data) > _SMALL_BYTES
+            # Order: what was written before has to go first.
+            or transport._tempDataLen
+            or transport.dataBuffer
+            or not transport.connected
+            or transport.disconnecting
+        ):
+            transport.write(data)
+            return
+        try:
+            sent = self._send(data)
+        except OSError:
+            # Not ready after all, or lost: the transport finds out which, and tells its protocol.
+            sent = 0
+        if sent < len(data):
+            transport.write(data[sent:])
+
+
+def unsent_bytes(transport: Any) -> int:
+    """Count what was written to a transport and has not been sent; 0 where it does not tell."""
+    while transport is not None:
+        if hasattr(transport, "unsent_bytes"):
+            return int(transport.unsent_bytes)
+        if hasattr(transport, "_tempDataLen"):
+            # twisted.internet.abstract.FileDescriptor, on which all of its sockets are built.
+            return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+        transport = getattr(transport, "transport", None)
+    return 0
+
+
+def is_tls(transport: Any) -> bool:
+    """Tell whether a transport is TLS, which says to its protocol when the handshake is done."""
+    return _tls_kind(transport) is not None
+
+
+def _tls_kind(transport: Any) -> Any:
+    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
+    for kind in type(transport).__mro__:
+        if kind.__name__ == "TLSMemoryBIOProtocol":
+            return kind
+    return None
