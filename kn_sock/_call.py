@@ -11,6 +11,7 @@ from msgspec import Struct
 from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
+    from kn_sock._peer import PeerProcess
     from kn_sock.connection import RPCConnection
 
 current: ContextVar[Call] = ContextVar("kn_sock.current_call")
@@ -86,6 +87,33 @@ class Call(Struct, eq=False):
     def peer_certificate(self) -> Any:
         """The certificate that the peer showed, or ``None``: no TLS, or none was asked for."""
         return self._protocol.peer_certificate
+
+    @property
+    def identity(self) -> str | None:
+        """Who logged in on this connection, as the server's checker calls them, or ``None``."""
+        identity: str | None = self._protocol.identity
+        return identity
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The user whose process is at the other end of a Unix socket, on Linux; else ``None``.
+
+        It is the kernel's word: who connected, when they did.
+        """
+        process: PeerProcess = self._protocol.peer_process
+        return process.uid
+
+    @property
+    def peer_gid(self) -> int | None:
+        """That process's group, likewise."""
+        process: PeerProcess = self._protocol.peer_process
+        return process.gid
+
+    @property
+    def peer_pid(self) -> int | None:
+        """That process's number, likewise; the process itself may have ended, and another begun."""
+        process: PeerProcess = self._protocol.peer_process
+        return process.pid
 
     def __repr__(self) -> str:
         return f"<Call of {self.method} from {self.peer}>"

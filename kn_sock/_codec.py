@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from kn_sock._framing import Line, OverlongLine
+from kn_sock._framing import Line
 from kn_sock._text import cut, shown
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, ParseError, RPCError
 
@@ -311,10 +311,21 @@ _HTTP_METHODS: Final = b"GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PR
 _HTTP_REQUEST: Final = re.compile(b"(%b) " % _HTTP_METHODS)
 
 
-def speaks_http(line: Line | OverlongLine) -> bool:
-    """Tell whether a connection's first line is that of an HTTP request, as no JSON begins."""
-    start = line.prefix if isinstance(line, OverlongLine) else line
-    return _HTTP_REQUEST.match(start) is not None
+# A record of TLS: a handshake (0x16) or an alert (0x15), then the major version.
+_TLS_RECORD: Final = re.compile(rb"[\x15\x16]\x03")
+
+# Enough of a connection's first bytes to tell what it speaks.
+FIRST_BYTES: Final = 8
+
+
+def other_protocol(start: bytes) -> str | None:
+    """Name the protocol that a connection's first bytes are of, if it is one that is known.
+
+    No JSON begins as HTTP and TLS do.
+    """
+    if _TLS_RECORD.match(start):
+        return "TLS"
+    return "HTTP" if _HTTP_REQUEST.match(start) else None
 
 
 # --- bytes out ----------------------------------------------------------------------------------

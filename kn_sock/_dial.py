@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from kn_sock._endpoints import place_of
 from kn_sock._options import check_seconds
-from kn_sock.errors import ConnectFailed, ConnectRefused
+from kn_sock.errors import ConnectFailed, ConnectRefused, LoginFailed
 
 P = TypeVar("P")
 
@@ -118,8 +118,11 @@ def none_of(problems: list[ConnectFailed]) -> ConnectFailed:
     listed = " ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))
     text = f"cannot connect to any of {len(problems)} endpoints: {listed}"
     numbers = {problem.errno for problem in problems}
-    all_refused = all(isinstance(problem, ConnectRefused) for problem in problems)
-    kind = ConnectRefused if all_refused else ConnectFailed
+    # Of the kind that all of them have; but a login that is wrong is the caller's to know.
+    kinds = {type(problem) for problem in problems}
+    kind = (
+        LoginFailed if LoginFailed in kinds else kinds.pop() if len(kinds) == 1 else ConnectFailed
+    )
     error = kind(text, numbers.pop() if len(numbers) == 1 else None)
     error.__cause__ = problems[-1]
     return error

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
 
+from kn_sock._credentials import Credentials, CredentialsLike, refusal_text
 from kn_sock._dial import Progress, dial, none_of
 from kn_sock._options import check_seconds
 from kn_sock._tls import handshake_problem
 from kn_sock.connection import RPCConnection
-from kn_sock.errors import ConnectFailed, ConnectionLost
+from kn_sock.errors import ConnectFailed, ConnectionLost, LoginFailed, RPCError
 from kn_sock.protocol import RPCProtocol
 
 #: Called with a new connection, before anything else uses it; may give a Deferred or a coroutine.
@@ -28,6 +29,7 @@ class Dialler:
         timeout: seconds that each may take, TLS and *on_connected* included; ``None`` for no limit.
         reactor: the reactor.
         on_connected: what has to be done before a connection is of use.
+        credentials: what to log in with, before that.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Dialler:
         timeout: float | None,
         reactor: Any,
         on_connected: OnConnected | None,
+        credentials: CredentialsLike | None = None,
     ) -> None:
         check_seconds("connect_timeout", timeout)
         if on_connected is not None and not callable(on_connected):
@@ -46,6 +49,7 @@ class Dialler:
         self._timeout = timeout
         self._reactor = reactor
         self._on_connected = on_connected
+        self._credentials = Credentials.of(credentials)
 
     def dial(self) -> Deferred[RPCProtocol]:
         """Try each endpoint once.
@@ -77,19 +81,31 @@ class Dialler:
             raise
         except Exception as problem:
             raise progress.failed(handshake_problem(problem)) from problem
-        if self._on_connected is None:
-            return
-        progress.lacks = "on_connected was not done"
+        if self._credentials is not None:
+            progress.lacks = "the login was not answered"
+            wrong = await self._done(self._credentials.log_in, protocol)
+            if isinstance(wrong, RPCError):
+                text = f"cannot connect to {progress.place}: {refusal_text(wrong)}"
+                raise LoginFailed(text) from wrong
+            if wrong is not None:
+                raise progress.failed(f"the login was not answered: {wrong}") from wrong
+        if self._on_connected is not None:
+            progress.lacks = "on_connected was not done"
+            wrong = await self._done(self._on_connected, protocol)
+            if wrong is not None:
+                reason = f"on_connected failed: {type(wrong).__name__}: {wrong}"
+                raise progress.failed(reason) from wrong
+
+    async def _done(self, function: OnConnected, protocol: RPCProtocol) -> BaseException | None:
+        """Wait for what is done first with a connection; close that if it fails, and say why."""
         try:
-            wrong = await _Preparation(self._on_connected, protocol, self._reactor).outcome
+            wrong = await _Preparation(function, protocol, self._reactor).outcome
         except CancelledError:
             protocol.abort()
             raise
         if wrong is not None:
             protocol.close()
-            raise progress.failed(
-                f"on_connected failed: {type(wrong).__name__}: {wrong}"
-            ) from wrong
+        return wrong
 
 
 class _Preparation:

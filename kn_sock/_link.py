@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from kn_sock._credentials import CredentialsLike
 from kn_sock._failover import Dialler, OnConnected
 from kn_sock._options import check_flag
 from kn_sock._outgoing import Again, PendingCall
@@ -113,6 +114,7 @@ class Link:
         on_connected: as for `Dialler`.
         queues: whether to try again, for as long as calls wait, when no connection can be made.
             Otherwise an attempt that fails fails the calls that wait for it.
+        credentials: as for `Dialler`.
         options: as for `ClientFactory`.
 
     Reactor: its thread only, but for the methods that say otherwise.
@@ -126,6 +128,7 @@ class Link:
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = False,
+        credentials: CredentialsLike | None = None,
         **options: Any,
     ) -> None:
         check_flag("queue_while_disconnected", queue_while_disconnected)
@@ -136,7 +139,7 @@ class Link:
             reactor, turn=thread.turn, on_exit=self._exit_asked, ended=self._ended, **options
         )
         self._dialler = Dialler(
-            endpoints(reactor), self._factory, connect_timeout, reactor, on_connected
+            endpoints(reactor), self._factory, connect_timeout, reactor, on_connected, credentials
         )
         self._redialler = Redialler(
             self._dialler.dial,
@@ -145,6 +148,7 @@ class Link:
             is_wanted=self._is_wanted,
             up=self._up,
             gave_up=self._gave_up,
+            refused=lambda error: self.channel.fail_waiting(error),
         )
         self.call_options: CallOptions = self._factory.settings.call_options
         self.channel = WaitingChannel(

@@ -61,6 +61,8 @@ class ServerOptions:
             it is disconnected otherwise. ``None`` for no limit.
         drain_timeout: seconds that calls under way may still take when the server stops; ``None``
             for no limit.
+        login_timeout: where callers have to log in, seconds that a connection has for it, before it
+            is closed; ``None`` for no limit.
         expose_errors: whether the text of an exception that a function raised goes to the caller.
             Without it the caller gets "internal error" and a reference, which the log has too.
         share_tracebacks: whether the traceback goes to the caller too.
@@ -91,6 +93,7 @@ class ServerOptions:
     drain_timeout: float | None = _option(
         DRAIN_TIMEOUT, "seconds for calls under way when stopping"
     )
+    login_timeout: float | None = _option(60.0, "seconds to log in, where that is asked for")
     expose_errors: bool = _option(True, "send the text of an exception to the caller")
     share_tracebacks: bool = _option(False, "send the traceback of an exception to the caller")
     framing: Framing = _option(  # noqa: RUF009  # a string, under another name
@@ -115,6 +118,7 @@ class ServerOptions:
         check_seconds("idle_timeout", self.idle_timeout)
         check_seconds("send_timeout", self.send_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
+        check_seconds("login_timeout", self.login_timeout)
         check_choice("framing", self.framing, FRAMINGS)
         check_choice("unversioned", self.unversioned, get_args(Unversioned))
         check_choice("cancellation", self.cancellation, get_args(Cancellation))

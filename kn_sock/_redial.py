@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock.errors import LoginFailed
 from kn_sock.protocol import RPCProtocol
 
 log = Logger()
@@ -33,6 +34,7 @@ class Redialler:
         is_wanted: whether to try again after an attempt that failed.
         up: told of each connection that is made.
         gave_up: told of an attempt that failed, and was the last.
+        refused: told of each login that was refused: another try may fare as badly.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Redialler:
         is_wanted: Callable[[], bool],
         up: Callable[[RPCProtocol], object],
         gave_up: Callable[[BaseException], object],
+        refused: Callable[[BaseException], object],
     ) -> None:
         self._dial = dial
         self._clock = clock
@@ -51,6 +54,7 @@ class Redialler:
         self._is_wanted = is_wanted
         self._up = up
         self._gave_up = gave_up
+        self._refused = refused
         self._failures = 0
         self._timer: IDelayedCall | None = None
         self._dialling: Deferred[RPCProtocol] | None = None
@@ -103,6 +107,8 @@ class Redialler:
         if self._dialling is not dialling or failure.check(CancelledError):
             return
         self._dialling = None
+        if isinstance(failure.value, LoginFailed):
+            self._refused(failure.value)
         if not self._is_wanted():
             self._gave_up(failure.value)  # type: ignore[arg-type]  # it is an exception
             return

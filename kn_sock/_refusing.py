@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._codec import encode_error
+from kn_sock._sending import is_tls
 from kn_sock.errors import ErrorCode, RPCError
 
 # A close while the peer's bytes are unread would be a reset, which may overtake what it is told.
@@ -41,7 +42,7 @@ class RefusingProtocol(Protocol):
         text = f"the server has as many connections as it takes ({self._most:,}); try again later"
         self.transport.write(encode_error("2.0", None, RPCError(ErrorCode.SERVER_BUSY, text)))
         self._timer = self._clock.callLater(_LINGER, self._abort)
-        if ISSLTransport.providedBy(self.transport):
+        if is_tls(self.transport):
             # There, the goodbye goes both ways before anything is closed.
             self.transport.loseConnection()
         else:

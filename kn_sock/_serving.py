@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred
@@ -87,7 +87,8 @@ class Serving:
         self._put = put
         self._session = session
         self._runner = runner
-        self._methods = runner.methods
+        self._methods: Mapping[str, Method] = runner.methods
+        self._absent: Callable[[Request], RPCError | None] = _not_found
         self._most = runner.options.max_pending
         self._call_timeout = runner.options.call_timeout
         self._running: dict[Call, None] = {}
@@ -109,6 +110,21 @@ class Serving:
         self._unread: int | None = None
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
+
+    def serve(
+        self,
+        methods: Mapping[str, Method],
+        absent: Callable[[Request], RPCError | None] | None = None,
+    ) -> None:
+        """Serve these methods from now on.
+
+        Args:
+            methods: by name.
+            absent: what is answered where a method is none of them; by default, that it is not
+                there. ``None`` is for a notification, and drops it.
+        """
+        self._methods = methods
+        self._absent = absent or _not_found
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -198,7 +214,7 @@ class Serving:
             return
         method = self._methods.get(request.method)
         if method is None:
-            self._refuse(request, MethodNotFound(f"Method '{shown(request.method)}' not found"))
+            self._refuse(request, self._absent(request))
             return
         try:
             args, kwargs = method.bind(request.params, request.kwargs)
@@ -408,6 +424,10 @@ class Serving:
             self._deadlines.stop()
         for call in list(self._running):
             self._cancel(call, CANCELLED)
+
+
+def _not_found(request: Request) -> RPCError:
+    return MethodNotFound(f"Method '{shown(request.method)}' not found")
 
 
 def _is_awaitable(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a failed TLS handshake means, for a person who has to do something about it."""
+"""What a failure of TLS means, for a person who has to do something about it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,17 @@ def handshake_problem(problem: BaseException) -> str:
     return f"the TLS handshake failed: {text}"
 
 
+def tls_problem(reason: BaseException | None) -> str | None:
+    """Say what went wrong where TLS ended a connection; ``None`` where it did not."""
+    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
+    if reason is None or not type(reason).__module__.startswith("OpenSSL"):
+        return None
+    return _text_of(reason)
+
+
 def _text_of(problem: BaseException) -> str:
     """Give the words of an error: OpenSSL's own come as a list of triples, the last of them."""
     queue = problem.args[0] if problem.args else None
     if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
         return "; ".join(str(entry[-1]) for entry in queue if entry)
-    return str(problem) or type(problem).__name__
+    return (str(problem) if queue else "") or type(problem).__name__

@@ -20,9 +20,11 @@ from typing_extensions import Self
 
 from kn_sock._call import time_left
 from kn_sock._codec import Dialect
+from kn_sock._credentials import CredentialsLike
 from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
 from kn_sock._failover import OnConnected
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
+from kn_sock._listening import LISTEN_BACKLOG
 from kn_sock._options import check_count
 from kn_sock._reactor_thread import ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
@@ -30,7 +32,7 @@ from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
 from kn_sock.errors import ConnectionLost
 from kn_sock.methods import Functions
-from kn_sock.server import LISTEN_BACKLOG, RPCServerService
+from kn_sock.server import RPCServerService
 
 __all__ = ["RPCClient", "start_rpc_server"]
 
@@ -60,12 +62,15 @@ class RPCClient:
         dialect: how calls are written: ``"2.0"``, ``"1.0"``, or ``"kn-sock"`` for a server that
             still runs kn-sock 0.3.
         funcs: functions that the server may call in turn; they run in threads.
+        credentials: what to log in with, on each new connection, before anything else: a tuple of a
+            username and a password, or a token.
         options: how the server's calls are treated, by name; see `ServerOptions`. Its
             ``max_line_bytes`` is the longest reply, too.
 
     Raises:
         ConnectFailed: there is no such host, or nobody answers. It is an ``OSError``; a refusal is
             a ``ConnectionRefusedError`` too.
+        LoginFailed: the server refused the credentials. It is a `ConnectFailed`.
         RuntimeError: this is the reactor's thread.
 
     It may be used by any number of threads at once: their calls share the connection, and none
@@ -84,6 +89,7 @@ class RPCClient:
         queue_while_disconnected: bool = False,
         dialect: Dialect = "2.0",
         funcs: Functions | None = None,
+        credentials: CredentialsLike | None = None,
         **options: Any,
     ) -> None:
         self._open(
@@ -94,6 +100,7 @@ class RPCClient:
             queue_while_disconnected=queue_while_disconnected,
             dialect=dialect,
             funcs=funcs,
+            credentials=credentials,
             **options,
         )
 
@@ -146,8 +153,8 @@ class RPCClient:
         check_method(method)
         link = self._checked_link()
         call = BlockingCall(method, time_left(self._options.timeout), link.thread)
-        link.begin(call, args, kwargs, self._options)
         try:
+            link.begin(call, args, kwargs, self._options)
             return call.outcome.wait()
         except KeyboardInterrupt:
             link.give_up(call)
@@ -271,7 +278,7 @@ class RPCClient:
 
 def start_rpc_server(
     port: int,
-    register_funcs: Functions,
+    register_funcs: Functions | None,
     host: str = "127.0.0.1",
     shutdown_event: threading.Event | None = None,
     *,
@@ -283,15 +290,17 @@ def start_rpc_server(
     Args:
         port: the port to listen on; 0 picks a free one.
         register_funcs: what can be called: a mapping of names to callables, an object, a module, or
-            a `MethodTable`.
+            a `MethodTable`. ``None`` with a *portal* whose avatars have functions of their own.
         host: the address of the interface; ``"0.0.0.0"`` for all of them.
         shutdown_event: ends the server when it is set; without one, Ctrl-C or the process's end
             does.
         on_ready: called with the address and the port once it listens.
-        options: the server options, by name; see `ServerOptions`.
+        options: the other options of `RPCServerFactory`: ``portal``, ``tls_cert``, ``tls_key``,
+            ``tls_client_ca``, and the `ServerOptions`.
 
     Raises:
-        OSError: it cannot listen there; ``errno.EADDRINUSE`` where the port is in use.
+        OSError: it cannot listen there, ``errno.EADDRINUSE`` where the port is in use; or a file
+            that an option names cannot be read.
         TypeError, ValueError: the functions or an option cannot be used.
         SystemExit: a method asked for the end of the process.
         RuntimeError: this is the reactor's thread.

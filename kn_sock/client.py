@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory
 from typing_extensions import override
 
 from kn_sock._codec import DIALECTS, Dialect
+from kn_sock._credentials import CredentialsLike
 from kn_sock._discover import standard_methods
 from kn_sock._endpoints import EndpointLike, endpoints_for
 from kn_sock._failover import Dialler, OnConnected
@@ -34,6 +35,7 @@ DEFAULT_CONNECT_TIMEOUT = 10.0
 # Those beside the ServerOptions.
 _CLIENT_OPTIONS = (
     "connect_timeout",
+    "credentials",
     "dialect",
     "funcs",
     "on_connected",
@@ -120,6 +122,7 @@ def connect(
     reactor: Any = None,
     connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
     on_connected: OnConnected | None = None,
+    credentials: CredentialsLike | None = None,
     **options: Any,
 ) -> Deferred[RPCConnection]:
     """Connect to a server.
@@ -134,6 +137,8 @@ def connect(
         on_connected: called with the connection when it is made. It may give a Deferred or a
             coroutine, and is waited for. If it fails, the connection is closed, and counts as not
             made.
+        credentials: what to log in with, before anything else: a tuple of a username and a
+            password, or a token.
         options: ``timeout``, seconds that a call may take (30; ``None`` for no limit);
             ``propagate_deadline``, whether the server is told of that (no); ``dialect`` (``"2.0"``,
             ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in turn; and
@@ -141,8 +146,9 @@ def connect(
 
     Returns:
         A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an
-        ``OSError``, and where each endpoint refuses, a ``ConnectionRefusedError`` too. Its
-        ``__cause__`` is what went wrong. Cancelling it gives up.
+        ``OSError``, and where each endpoint refuses, a ``ConnectionRefusedError`` too; where the
+        login is refused, with `LoginFailed`. Its ``__cause__`` is what went wrong. Cancelling it
+        gives up.
 
     Raises:
         ValueError, TypeError: a description or an option cannot be used.
@@ -158,8 +164,8 @@ def connect(
         )
     factory = ClientFactory(reactor, **options)
     endpoints = endpoints_for(endpoint, reactor)
-    dialled = Dialler(endpoints, factory, connect_timeout, reactor, on_connected).dial()
-    return dialled.addCallback(lambda protocol: protocol.connection)
+    dialler = Dialler(endpoints, factory, connect_timeout, reactor, on_connected, credentials)
+    return dialler.dial().addCallback(lambda protocol: protocol.connection)
 
 
 class RPCClientService(Service, DeferredVerbs):
@@ -180,6 +186,8 @@ class RPCClientService(Service, DeferredVerbs):
         queue_while_disconnected: whether a call that is made while there is no connection waits for
             one: for as long as it may take in all, then it fails with `CallTimeout`; at most 1,000
             wait. Otherwise it fails at once with `ConnectionLost`.
+        credentials: as for `connect`, for each connection. When a login is refused, the calls that
+            wait fail with `LoginFailed`; the service tries again.
         options: as for `connect`.
 
     Its verbs are `RPCConnection`'s. When the connection is lost, a call that was not written yet
@@ -198,6 +206,7 @@ class RPCClientService(Service, DeferredVerbs):
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = True,
+        credentials: CredentialsLike | None = None,
         **options: Any,
     ) -> None:
         if reactor is None:
@@ -206,7 +215,9 @@ class RPCClientService(Service, DeferredVerbs):
         self._factory = ClientFactory(reactor, ended=self._lost, **options)
         self._options = self._factory.settings.call_options
         endpoints = endpoints_for(endpoint, reactor)
-        dialler = Dialler(endpoints, self._factory, connect_timeout, reactor, on_connected)
+        dialler = Dialler(
+            endpoints, self._factory, connect_timeout, reactor, on_connected, credentials
+        )
         self._redialler = Redialler(
             dialler.dial,
             cast(IReactorTime, reactor),
@@ -214,6 +225,7 @@ class RPCClientService(Service, DeferredVerbs):
             is_wanted=lambda: bool(self.running),
             up=self._up,
             gave_up=lambda _: None,
+            refused=lambda error: self._channel.fail_waiting(error),
         )
         self._channel: WaitingChannel = WaitingChannel(
             self._factory.settings.writer,

@@ -27,7 +27,9 @@ __all__ = [
     "InvalidParams",
     "InvalidRequest",
     "KnSockError",
+    "LoginFailed",
     "MethodNotFound",
+    "NotAuthenticated",
     "ParseError",
     "RPCError",
     "RemoteError",
@@ -90,7 +92,7 @@ class RPCError(KnSockError):
 
 
 class _StandardError(RPCError):
-    """An error whose code the specification fixes: built from a message alone."""
+    """An error with one code: built from a message alone."""
 
     standard_code: ErrorCode
 
@@ -126,6 +128,12 @@ class InternalError(_StandardError):
     """The call could not be carried out, through no fault of the caller (-32603)."""
 
     standard_code = ErrorCode.INTERNAL_ERROR
+
+
+class NotAuthenticated(_StandardError):
+    """The server wants a login first, or refused the one that was tried (-32002)."""
+
+    standard_code = ErrorCode.NOT_AUTHENTICATED
 
 
 class RemoteError(RPCError):
@@ -217,13 +225,23 @@ class ConnectRefused(ConnectFailed, ConnectionRefusedError):
         super().__init__(message, number)
 
 
+class LoginFailed(ConnectFailed):
+    """The server answered, and refused the login or has none; the ``__cause__`` is its answer.
+
+    Its text never has the password or the token in it.
+    """
+
+
 class ForkedError(KnSockError, RuntimeError):
     """A client that was made before ``fork()`` was used in the child process; it makes its own."""
 
 
 _STANDARD: dict[int, type[_StandardError]] = {
     int(kind.standard_code): kind
-    for kind in (ParseError, InvalidRequest, MethodNotFound, InvalidParams, InternalError)
+    for kind in (
+        *(ParseError, InvalidRequest, MethodNotFound, InvalidParams, InternalError),
+        NotAuthenticated,
+    )
 }
 
 # Not rebuilt at the caller's: the first three would end the caller's loop or generator, and an

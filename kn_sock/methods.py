@@ -64,6 +64,9 @@ class Method:
     __slots__ = (
         "_convert",
         "_most",
+        "_names",
+        "_needed",
+        "_ordered",
         "_positional",
         "_required",
         "function",
@@ -87,8 +90,14 @@ class Method:
         self._positional: list[Callable[[Any], Any] | None] = []
         self._required = 0
         self._most = -1
+        # What can be bound by comparing names: those that there are, those that have to be given,
+        # and those that are passed on by position.
+        self._names: frozenset[str] | None = None
+        self._needed: frozenset[str] = frozenset()
+        self._ordered: list[str] = []
         if self.signature is not None:
             self._learn_positions(self.signature)
+            self._learn_names(self.signature)
 
     def _learn_positions(self, signature: inspect.Signature) -> None:
         for parameter in signature.parameters.values():
@@ -108,6 +117,21 @@ class Method:
             self._most = len(self._positional)
         if not any(self._positional):
             self._positional = []
+
+    def _learn_names(self, signature: inspect.Signature) -> None:
+        parameters = signature.parameters.values()
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if any(parameter.kind not in named for parameter in parameters):
+            return
+        self._names = frozenset(signature.parameters)
+        self._needed = frozenset(
+            parameter.name for parameter in parameters if parameter.default is parameter.empty
+        )
+        self._ordered = [
+            parameter.name
+            for parameter in parameters
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ]
 
     def bind(
         self,
@@ -136,11 +160,31 @@ class Method:
                     f"{self}: kwargs go with an array of params, not with an object"
                 )
             named = params
+            if self._names is not None and self._needed <= named.keys() <= self._names:
+                return self._bind_names(named)
         elif params:
             args = params
         if self.signature is None:
             return args, named
         return self._bind_slowly(args, named)
+
+    def _bind_names(self, named: dict[str, Any]) -> tuple[list[Any], dict[str, Any] | None]:
+        """Pass names that are known to fit, by position as far as they follow one another."""
+        convert = self._convert
+        if convert:
+            named = {
+                name: self._converted(convert[name], value, name) if name in convert else value
+                for name, value in named.items()
+            }
+        args = []
+        for name in self._ordered:
+            if name not in named:
+                break
+            args.append(named[name])
+        if len(args) == len(named):
+            return args, None
+        passed = set(self._ordered[: len(args)])
+        return args, {name: value for name, value in named.items() if name not in passed}
 
     def _convert_positions(self, params: list[Any]) -> list[Any]:
         converters = self._positional

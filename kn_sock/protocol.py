@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any, Final, cast
 
@@ -32,16 +32,15 @@ from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
 from kn_sock._options import DRAIN_TIMEOUT, Framing, ServerOptions
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import (
-    address_text,
+from kn_sock._peer import address_text, certificate_of, process_of
+from kn_sock._runner import Runner
+from kn_sock._sending import (
     can_half_close,
-    certificate_of,
     is_tls,
     undelivered_bytes,
     unsent_bytes,
     write_of,
 )
-from kn_sock._runner import Runner
 from kn_sock._serving import Serving
 from kn_sock._session import (
     Answered,
@@ -54,11 +53,13 @@ from kn_sock._session import (
     Session,
     Violation,
 )
+from kn_sock._tls import tls_problem
 from kn_sock._verbs import CallOptions
 from kn_sock._watches import IdleWatch, StallWatch
 from kn_sock._writer import Writer
 from kn_sock.connection import RPCConnection
-from kn_sock.errors import ParseError
+from kn_sock.errors import ParseError, RPCError
+from kn_sock.methods import Method
 
 __all__ = ["RPCProtocol"]
 
@@ -123,6 +124,8 @@ class RPCProtocol(LineReceiver):
     delimiter = b"\n"
     # Any stream transport; what it offers beyond ITransport is asked for where it is used.
     transport: Any
+    #: Who logged in, as the server's checker calls them; ``None`` where nobody has.
+    identity: str | None = None
     _connection: RPCConnection
 
     def __init__(
@@ -155,7 +158,8 @@ class RPCProtocol(LineReceiver):
         self._half_closes = False
         self._idle_watch: IdleWatch | None = None
         self._is_reading = True
-        self._heard_first_line = False
+        # The first bytes of the stream, until there are enough to tell what the peer speaks.
+        self._start: bytes | None = b""
         self._peer_is_done = False
         self._close_waiters: list[Deferred[None]] = []
         self._reason: str | None = None
@@ -171,6 +175,7 @@ class RPCProtocol(LineReceiver):
         self._half_closes = can_half_close(transport) and undelivered_bytes(transport) is not None
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
+        self.peer_process = process_of(transport)
         self._outbox = Outbox(write_of(transport), self._settings.turn)
         self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
@@ -221,17 +226,28 @@ class RPCProtocol(LineReceiver):
             return
         if self._idle_watch is not None:
             self._idle_watch.heard()
+        if self._start is not None and self._is_foreign(data):
+            return
         lines = self._framer.feed(data)
-        if not self._heard_first_line and lines:
-            self._heard_first_line = True
-            if _codec.speaks_http(lines[0]):
-                log.warn("{peer} speaks HTTP: closed, nothing was run", peer=self.peer_text)
-                self._abort("the peer speaks HTTP")
-                return
         if self._backlog:
             self._backlog += lines
         else:
             self._process(lines)
+
+    def _is_foreign(self, data: bytes) -> bool:
+        """Look at the first bytes, and close the connection where they are of another protocol."""
+        start = ((self._start or b"") + data.lstrip(b"\r\n"))[: _codec.FIRST_BYTES]
+        self._start = start if len(start) < _codec.FIRST_BYTES else None
+        name = _codec.other_protocol(start)
+        if name is None:
+            return False
+        log.warn(
+            "{peer} speaks {protocol}: closed, nothing was run",
+            peer=self.peer_text,
+            protocol=name,
+        )
+        self._abort(f"the peer speaks {name}")
+        return True
 
     def _process(self, lines: list[Line | OverlongLine]) -> None:
         if len(lines) > _QUANTUM:
@@ -343,6 +359,10 @@ class RPCProtocol(LineReceiver):
         if was_open:
             self._settle_from(left_over)
         if was_made:
+            problem = tls_problem(reason.value)
+            # The client is told by what waits for it to open.
+            if problem is not None and self._opening is None:
+                log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
             self._end_watches()
             self._serving.end()
             self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
@@ -494,6 +514,14 @@ class RPCProtocol(LineReceiver):
     def is_open(self) -> bool:
         """Whether calls can be made."""
         return self._state is State.OPEN and not self._peer_is_done
+
+    def serve(
+        self,
+        methods: Mapping[str, Method],
+        absent: Callable[[Request], RPCError | None] | None = None,
+    ) -> None:
+        """Serve these methods to this peer from now on; see `Serving.serve`."""
+        self._serving.serve(methods, absent)
 
     def when_open(self) -> Deferred[None]:
         """Wait until calls can be made: over TLS, until its handshake is done.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.service import Service
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -24,13 +23,17 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
+from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for
+from kn_sock._login import Gate
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._peer import address_text
+from kn_sock._pem import server_options, tls_around
 from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
 from kn_sock._version import __version__
 from kn_sock._writer import Writer
+from kn_sock.auth import table_of
 from kn_sock.methods import Functions, MethodTable
 from kn_sock.protocol import RPCProtocol, Settings
 
@@ -38,9 +41,8 @@ __all__ = ["RPCServerFactory", "RPCServerService"]
 
 log = Logger()
 
-# The kernel's queue of connections not accepted yet; fifty, Twisted's own, makes a burst wait.
-LISTEN_BACKLOG = 1024
-
+# Those beside the ServerOptions.
+_OTHER_OPTIONS = ("on_exit", "portal", "reactor", "tls_cert", "tls_client_ca", "tls_key")
 # Connections that are being told that they are one too many; those past them are just closed.
 _MOST_REFUSED = 100
 
@@ -53,14 +55,24 @@ class RPCServerFactory(Factory):
 
     Args:
         funcs: what can be called: a mapping of names to callables, an object, a module, or a
-            `MethodTable`.
+            `MethodTable`. With a *portal* whose avatars have functions of their own, ``None``.
         reactor: the reactor that the connections are on; by default the global one.
         on_exit: called with the ``SystemExit`` or ``KeyboardInterrupt`` that a method raised, on
             the reactor's thread; by default the reactor is stopped.
+        portal: a `Portal <twisted.cred.portal.Portal>`: callers have to log in, and its avatars
+            say what each may call; see `MethodsRealm <kn_sock.auth.MethodsRealm>`. Without one,
+            whoever connects may call everything.
+        tls_cert: path of a PEM file with the server's certificate, and those that lead to its CA:
+            every connection speaks TLS.
+        tls_key: path of a PEM file with the certificate's private key; by default it is in
+            *tls_cert*.
+        tls_client_ca: path of a PEM file with CAs: only clients with a certificate of theirs get
+            past the handshake.
         options: the server options, by name; see `ServerOptions`.
 
     Raises:
         TypeError, ValueError: the functions or an option cannot be used; the text says which.
+        OSError: a file that an option names cannot be read.
 
     Reactor: its thread only. The functions run on it or in a thread pool, as `in_reactor` and
     `in_thread` say: ``async def`` and functions annotated to return a Deferred on it, all others in
@@ -71,22 +83,36 @@ class RPCServerFactory(Factory):
 
     def __init__(
         self,
-        funcs: Functions,
+        funcs: Functions | None,
         *,
         reactor: Any = None,
         on_exit: Callable[[BaseException], object] | None = None,
+        portal: Portal | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_client_ca: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
-        self.options = options_from(ServerOptions, options)
+        self.options = options_from(ServerOptions, options, others=_OTHER_OPTIONS)
         #: The methods that are served, by name.
-        self.methods = funcs if isinstance(funcs, MethodTable) else MethodTable().add(funcs)
+        self.methods = MethodTable() if funcs is None and portal is not None else table_of(funcs)
+        served = {**self.methods, **standard_methods(self.methods, __version__)}
+        self._gate = None
+        if portal is not None:
+            self._gate = Gate(portal, served, reactor, self.options.login_timeout)
+        #: Whether callers have to log in.
+        self.wants_login = portal is not None
+        #: Whether callers have to show who they are: by a login, or by a certificate.
+        self.knows_callers = portal is not None or tls_client_ca is not None
+        tls = server_options(tls_cert, tls_key, tls_client_ca)
+        self._around = None if tls is None else tls_around(tls, reactor)
         clock = cast(IReactorTime, reactor)
         turn = Turn(clock)
         runner = Runner(
-            {**self.methods, **standard_methods(self.methods, __version__)},
+            served if self._gate is None else self._gate.before,
             self.options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
@@ -111,6 +137,10 @@ class RPCServerFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._is_draining:
             return None
+        protocol = self._build(addr)
+        return protocol if protocol is None or self._around is None else self._around(protocol)
+
+    def _build(self, addr: IAddress | None) -> Protocol | None:
         most = self.options.max_connections
         if most is not None and len(self.connections) + len(self._unopened) >= most:
             return self._refuse(most, addr)
@@ -138,11 +168,20 @@ class RPCServerFactory(Factory):
     def _connection_opened(self, protocol: RPCProtocol) -> None:
         self._unopened.discard(protocol)
         self.connections.add(protocol)
+        if self._gate is not None:
+            self._gate.opened(protocol)
 
     def _connection_ended(self, protocol: RPCProtocol) -> None:
         self._unopened.discard(protocol)
         self.connections.discard(protocol)
+        if self._gate is not None:
+            self._gate.ended(protocol)
         self._release_threads()
+
+    @property
+    def failed_logins(self) -> int:
+        """How many tries to log in have failed, on all connections together."""
+        return 0 if self._gate is None else self._gate.failed_logins
 
     def _stop_reactor(self, _: BaseException) -> None:
         cast(IReactorTime, self._reactor).callLater(0, cast(IReactorCore, self._reactor).stop)
@@ -199,7 +238,7 @@ class RPCServerService(Service):
             ``"tcp:8080:interface=127.0.0.1"``.
         funcs: what can be called, as for `RPCServerFactory`.
         reactor: the reactor; by default the global one.
-        options: the server options, by name; see `ServerOptions`.
+        options: the other options of `RPCServerFactory`.
 
     ``privilegedStartService`` listens, so that under twistd a low port can be had before the
     process gives up its rights; ``stopService`` returns a Deferred that fires when everything is
@@ -209,7 +248,7 @@ class RPCServerService(Service):
     def __init__(
         self,
         endpoint: IStreamServerEndpoint | str,
-        funcs: Functions,
+        funcs: Functions | None,
         *,
         reactor: Any = None,
         **options: Any,
@@ -217,8 +256,15 @@ class RPCServerService(Service):
         if reactor is None:
             from twisted.internet import reactor
         self._endpoint = endpoint_for(endpoint, reactor)
+        # SSL4ServerEndpoint, made by the caller with a context that asks for certificates.
+        context = getattr(self._endpoint, "_sslContextFactory", None)
+        self._endpoint_knows_callers = bool(getattr(context, "verify", False))
+        if isinstance(endpoint, str) and endpoint.startswith("ssl:") and options.get("tls_cert"):
+            raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
+        #: Warns where it listens for everybody; services may share one.
+        self.exposure = ExposureWarning()
         self._is_listening = False
         #: The port, while it listens; its ``getHost()`` is the bound address.
         self.port: IListeningPort | None = None
@@ -242,14 +288,19 @@ class RPCServerService(Service):
         self.port = port
         log.info(
             "serving {methods} on {address}",
-            methods=", ".join(sorted(self.factory.methods)) or "no methods",
+            methods=", ".join(sorted(self.factory.methods)) or self._nothing_named(),
             address=address_text(port.getHost()),
         )
+        if not (self.factory.knows_callers or self._endpoint_knows_callers):
+            self.exposure.consider(port.getHost())
         return port
+
+    def _nothing_named(self) -> str:
+        return "what each login may call" if self.factory.wants_login else "no methods"
 
     def _does_not_listen(self, failure: Failure) -> Failure:
         self._is_listening = False
-        return _as_os_error(failure)
+        return as_os_error(failure)
 
     @override
     def privilegedStartService(self) -> None:
@@ -282,42 +333,3 @@ class RPCServerService(Service):
         port, self.port, self._is_listening = self.port, None, False
         stopped = maybeDeferred(port.stopListening) if port is not None else succeed(None)
         return stopped.addCallback(lambda _: self.factory.drain())
-
-
-def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStreamServerEndpoint:
-    """Take a server endpoint as it is, or make one of its description.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: the description cannot be understood.
-    """
-    if IStreamServerEndpoint.providedBy(endpoint):
-        return endpoint
-    if not isinstance(endpoint, str):
-        raise TypeError(f"a server endpoint or its description is wanted, not {endpoint!r}")
-    description = endpoint
-    kind, _, rest = description.partition(":")
-    port = rest.partition(":")[0]
-    if kind.startswith("tcp") and port.isdigit() and int(port) > 65535:
-        raise ValueError(f"{endpoint!r} is no server endpoint: a port is at most 65535")
-    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
-        description = f"{description}:backlog={LISTEN_BACKLOG}"
-    try:
-        return cast(IStreamServerEndpoint, serverFromString(reactor, description))
-    except Exception as problem:
-        if kind == "ssl" and isinstance(problem, (NameError, ImportError)):
-            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
-        raise ValueError(f"{endpoint!r} is no server endpoint: {problem}") from problem
-
-
-def _as_os_error(failure: Failure) -> Failure:
-    """Turn Twisted's error into the builtin one, with the number that says what it was."""
-    problem = failure.value
-    if not isinstance(problem, CannotListenError):
-        return failure
-    number = getattr(problem.socketError, "errno", None) or errno.EADDRNOTAVAIL
-    place = f"{problem.interface or '*'}:{problem.port}"
-    reason = getattr(problem.socketError, "strerror", None) or str(problem.socketError)
-    error = OSError(number, f"cannot listen on {place}: {reason}")
-    error.__cause__ = problem
-    return Failure(error)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService, MultiService
+from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.portal import Portal
+from twisted.cred.strcred import AuthOptionMixin
 from twisted.python import usage
 from typing_extensions import override
 
 import twisted
 from kn_sock._options import ServerOptions
+from kn_sock._pem import server_options
 from kn_sock._version import __version__
+from kn_sock.auth import IToken, MethodsRealm
 from kn_sock.methods import MethodTable
 from kn_sock.server import RPCServerService
 
@@ -65,8 +72,29 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-class Options(usage.Options):
+def _as_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _in_flags(text: str) -> str:
+    """Name options as they are named on the command line."""
+    return re.sub(r"\btls_(?:cert|key|client_ca)\b", lambda found: "--" + _flag(found[0]), text)
+
+
+def _has_no_tls_of_ours(port: str) -> bool:
+    return port.partition(":")[0] in _WITHOUT_OUR_TLS
+
+
+_TLS_OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")
+
+# Endpoints that are no TCP, or that have TLS of their own.
+_WITHOUT_OUR_TLS = ("unix", "ssl")
+
+
+class Options(usage.Options, AuthOptionMixin):
     """The options of ``twistd knsock``."""
+
+    supportedInterfaces = (IUsernamePassword, IToken)
 
     synopsis = "--funcs MODULE.NAME [options]"
     longdesc = (
@@ -77,6 +105,9 @@ class Options(usage.Options):
 
     optParameters = [  # noqa: RUF012  # read by twisted.python.usage
         ["host", None, "127.0.0.1", "address that a bare port number is bound to"],
+        ["tls-cert", None, None, "PEM file with the certificate: TLS on every TCP port"],
+        ["tls-key", None, None, "PEM file with its key [default: in the certificate's]"],
+        ["tls-client-ca", None, None, "PEM file with the CAs whose clients alone may connect"],
         *(
             [_flag(field.name), None, _text_of(getattr(ServerOptions(), field.name)),
              field.metadata["help"]]
@@ -97,6 +128,23 @@ class Options(usage.Options):
         """What to serve, as mymod.FUNCS; with a prefix, as calc=mymod.CALC. May be repeated."""
         self["funcs"].append(name)
 
+    @override
+    def opt_auth(self, description: str) -> None:
+        """Who may log in, as file:/etc/knsock.passwd; see --help-auth."""
+        super().opt_auth(description)
+        checker = self["credCheckers"][-1]
+        if any(len(checkers) > 1 for checkers in self["credInterfaces"].values()):
+            # A portal asks one checker for each kind, and would forget the others.
+            raise usage.UsageError("--auth is there twice for the same kind of login")
+        if isinstance(checker, FilePasswordDB):
+            # It is read at each login, and twistd leaves this directory when it daemonises.
+            checker.filename = os.path.abspath(checker.filename)
+            if not os.path.isfile(checker.filename):
+                raise usage.UsageError(f"--auth: there is no file {checker.filename}")
+        # Twisted's "memory" keeps texts, where checkers are asked with bytes.
+        if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
+            checker.users = {_as_bytes(name): _as_bytes(one) for name, one in checker.users.items()}
+
     def opt_version(self) -> None:
         """Display the versions of kn_sock and of Twisted, and exit."""
         sys.stdout.write(f"kn_sock {__version__}, Twisted {twisted.__version__}\n")
@@ -113,12 +161,26 @@ class Options(usage.Options):
         for port in self["ports"]:
             if port.isdigit() and int(port) > 65535:
                 raise usage.UsageError(f"--port {port}: a port is at most 65535")
+        for name in _TLS_OPTIONS:
+            self[name] = self[_flag(name)]
+        self._check_tls()
         values = {field.name: self._value_of(field) for field in _SERVER_FIELDS}
         try:
             ServerOptions(**values)
         except (TypeError, ValueError) as problem:
             raise usage.UsageError(str(problem)) from None
         self["server_options"] = values
+
+    def _check_tls(self) -> None:
+        try:
+            options = server_options(*(self[name] for name in _TLS_OPTIONS))
+        except ValueError as problem:
+            raise usage.UsageError(_in_flags(str(problem))) from None
+        except OSError as problem:
+            text = f"{problem.strerror}: {problem.filename}"
+            raise usage.UsageError(_in_flags(text)) from None
+        if options is not None and all(_has_no_tls_of_ours(port) for port in self["ports"]):
+            raise usage.UsageError("--tls-cert is for TCP ports, and no --port is one")
 
     def _value_of(self, field: dataclasses.Field[Any]) -> Any:
         flag = _flag(field.name)
@@ -140,17 +202,25 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
         sys.path.insert(0, os.getcwd())
     try:
         table = _load_table(options["funcs"])
-        services = [
-            RPCServerService(
-                _endpoint_of(port, options["host"]), table, **options["server_options"]
-            )
-            for port in options["ports"]
-        ]
+        portal = None
+        if options.get("credCheckers"):
+            portal = Portal(MethodsRealm(), options["credCheckers"])
+        services = [_service_for(port, table, portal, options) for port in options["ports"]]
     except usage.UsageError as problem:
         raise SystemExit(f"twistd knsock: {problem}") from None
     except ValueError as problem:
         raise SystemExit(f"twistd knsock: --port {problem}") from None
+    for service in services[1:]:
+        service.exposure = services[0].exposure
     return CommandLineService(services, options.parent)
+
+
+def _service_for(
+    port: str, table: MethodTable, portal: Portal | None, options: Options
+) -> RPCServerService:
+    tls = {} if _has_no_tls_of_ours(port) else {name: options[name] for name in _TLS_OPTIONS}
+    endpoint = _endpoint_of(port, options["host"])
+    return RPCServerService(endpoint, table, portal=portal, **tls, **options["server_options"])
 
 
 def _endpoint_of(port: str, host: str) -> str:

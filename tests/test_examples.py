@@ -448,3 +448,14 @@ def test_both_ways(script: Start) -> None:
         "client: booked Metropolis: A1, A2",
         "closed",
     ]
+
+
+@runs("accounts.py")
+def test_accounts(script: Start) -> None:
+    assert script("accounts.py").ended().splitlines() == [
+        "ada: 40 given out by ada",
+        "report: 60",
+        "report: Method 'withdraw' not found",
+        "stranger: -32002",
+        "stranger: the credentials were not accepted",
+    ]

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import functools
+import inspect
 import json
 import types
 import uuid
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import UNSET
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
@@ -766,3 +769,34 @@ def test_a_type_that_holds_itself_is_completed_throughout() -> None:
     written = json.loads(encode_result("2.0", 1, branch))["result"]
     assert written["name"] == written["inner"]["name"] == "twig"
     assert written["inner"]["points"] == [{"x": 1, "y": 0.5}]
+
+
+SIGNATURES: list[Callable[..., Any]] = [
+    lambda: ...,
+    lambda a: ...,
+    lambda a, b: ...,
+    lambda a, b=1, c=2: ...,
+    lambda a=0, *, b: ...,
+    lambda *, a, b=1: ...,
+    lambda a, /, b: ...,
+    lambda a, *b: ...,
+    lambda a, **c: ...,
+    lambda a, b=1, *c, d, **e: ...,
+]
+
+
+@given(
+    function=st.sampled_from(SIGNATURES),
+    named=st.dictionaries(st.sampled_from("abcde"), st.integers(), max_size=4),
+)
+def test_names_are_bound_as_python_would(function: Callable[..., Any], named: Any) -> None:
+    """The quick way, for plain signatures, and the slow one, for all others, tell no difference."""
+    method = Method("f", function)
+    try:
+        expected = inspect.signature(function).bind(**named)
+    except TypeError:
+        with pytest.raises(InvalidParams):
+            method.bind(named, None)
+    else:
+        args, kwargs = method.bind(named, None)
+        assert (tuple(args), kwargs or {}) == (expected.args, expected.kwargs)

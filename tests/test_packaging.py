@@ -116,6 +116,7 @@ def test_the_wheel_holds_the_package_and_the_plugin_and_nothing_else(
     assert "kn_sock/py.typed" in names
     assert "kn_sock/conformance/cases.txt" in names
     assert "twisted/plugins/kn_sock_plugin.py" in names
+    assert "twisted/plugins/kn_sock_token_plugin.py" in names
     assert "twisted/__init__.py" not in names
     assert "twisted/plugins/__init__.py" not in names
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}

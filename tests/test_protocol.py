@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from kn_sock import (
@@ -75,6 +76,23 @@ class Server:
 
 
 MakeServer = Callable[..., Server]
+
+
+@pytest.fixture
+def logged_lines() -> Iterator[list[str]]:
+    """What is logged as a warning."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    class Observer:
+        def __call__(self, event: Any) -> None:
+            if event["log_level"] is LogLevel.warn:
+                lines.append(formatEvent(event))
+
+    observer = Observer()
+    globalLogPublisher.addObserver(observer)
+    yield lines
+    globalLogPublisher.removeObserver(observer)
 
 
 @pytest.fixture
@@ -156,6 +174,72 @@ def test_an_http_request_with_an_over_long_first_line_is_closed_too(
     server.send(b"POST /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n" + request(1, "run", []))
     assert server.peer.is_closed
     assert ran == []
+
+
+# A ClientHello as OpenSSL begins it, without a newline in it.
+CLIENT_HELLO = bytes.fromhex("16030100f1010000ed0303") + bytes(range(32, 64))
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 1])
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        (CLIENT_HELLO, "TLS"),
+        (CLIENT_HELLO + b"\n" + request(1, "run", []), "TLS"),
+        (bytes.fromhex("15030100020228"), "TLS"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + request(1, "run", []), "HTTP"),
+        (b"OPTIONS /", "HTTP"),
+        (b"\r\n\n\r\n" * 5 + b"POST /", "HTTP"),
+    ],
+)
+def test_another_protocol_is_known_by_its_first_bytes(
+    make_server: MakeServer, logged_lines: list[str], sent: bytes, name: str, chunk_bytes: int
+) -> None:
+    ran: list[int] = []
+    server = make_server({"run": lambda: ran.append(1)})
+    server.wire.chunk_bytes = chunk_bytes
+    assert server.send(sent) == []
+    assert server.peer.is_closed
+    assert ran == []
+    assert logged_lines == [f"127.0.0.1:50000 speaks {name}: closed, nothing was run"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\n", b"\x03\x16\n", b"GET\n", b"GETTING /\n", b"[]\nGET /\n", b"get /\n", b"\x15 \n"],
+)
+def test_garbage_is_not_taken_for_another_protocol(make_server: MakeServer, sent: bytes) -> None:
+    server = make_server({"add": add})
+    *errors, reply = server.send(sent + request(1))
+    assert errors
+    assert reply["result"] == 3
+
+
+def test_tls_in_the_middle_of_a_connection_is_garbage_like_any_other(
+    make_server: MakeServer,
+) -> None:
+    server = make_server({"add": add})
+    assert server.send(request(1))[0]["result"] == 3
+    (error, reply) = server.send(CLIENT_HELLO + b"\n" + request(2))
+    assert error["error"]["code"] == ErrorCode.PARSE_ERROR
+    assert reply["result"] == 3
+
+
+def test_a_client_at_a_port_that_speaks_tls_is_told(network: MemoryNetwork) -> None:
+    class Alerts(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport is not None
+            self.transport.write(bytes.fromhex("15030100020228"))
+
+    network.listen(Factory.forProtocol(Alerts))
+    made: list[Any] = []
+    connect(network, reactor=network.reactor, threads=0).addCallback(made.append)
+    network.pump()
+    errors: list[Any] = []
+    made[0].call("add", 1, 2).addErrback(lambda failure: errors.append(failure.value))
+    network.pump()
+    assert isinstance(errors[0], ConnectionLost)
+    assert "the peer speaks TLS" in str(errors[0])
 
 
 def test_a_reply_that_nobody_asked_for_closes_the_connection(make_server: MakeServer) -> None:

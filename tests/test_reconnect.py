@@ -517,16 +517,34 @@ def test_stopping_from_what_prepares_a_connection(
     network: MemoryNetwork, make_service: MakeService, server: Server, after_a_call: bool
 ) -> None:
     stopping: list[Outcome] = []
+    cancelled: list[Any] = []
 
     async def prepare(connection: RPCConnection) -> None:
         if after_a_call:
             await connection.call("note", "login")
         stopping.append(Outcome(service.stopService()))
-        await Deferred()
+        await Deferred(cancelled.append)
 
     service = make_service(on_connected=prepare)
     network.pump()
     check_stopped(network, service, stopping[0])
+    assert len(cancelled) == 1
+
+
+def test_an_endpoint_that_connects_although_it_was_given_up_changes_nothing(
+    network: MemoryNetwork, make_service: MakeService, server: Server
+) -> None:
+    @implementer(IStreamClientEndpoint)
+    class FakeStubborn:
+        def connect(self, protocolFactory: Any) -> Deferred[Any]:
+            def connect_now(connecting: Deferred[Any]) -> None:
+                network.connect(protocolFactory).chainDeferred(connecting)
+
+            return Deferred(connect_now)
+
+    service = make_service(FakeStubborn())
+    check_stopped(network, service, Outcome(service.stopService()))
+    assert network.wires[-1].disconnecting
 
 
 def test_stopping_when_the_connection_is_there_and_starting_again(
@@ -594,6 +612,22 @@ def test_calls_that_are_made_while_queued_ones_go_out_stand_behind_them(
     wait_for_retry(network)
     assert [Outcome(each).value for each in queued] == [0, 1, 3]
     assert server.ran == [0, 1, 10, 2, 3, 20]
+
+
+def test_a_loss_while_queued_calls_go_out_keeps_their_order(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    server = Server()
+    service = make_service()
+    queued = [Outcome(service.call("note", n)) for n in range(2)]
+    service.notify("note", "lost").addCallback(lambda _: cut(network))
+    queued += [Outcome(service.call("note", n)) for n in (2, 3)]
+    server.listen(network)
+    wait_for_retry(network)
+    assert not any(outcome.is_there for outcome in queued)
+    wait_for_retry(network)
+    assert [outcome.value for outcome in queued] == [0, 1, 2, 3]
+    assert server.ran == [0, 1, 2, 3]
 
 
 # --- calls that a lost connection leaves open -----------------------------------------------------
@@ -685,8 +719,9 @@ def test_an_unwritten_call_can_be_cancelled_while_it_waits(
     assert server.ran == [2]
 
 
+@pytest.mark.parametrize("given_up", [1, 2])
 def test_an_unwritten_batch_of_which_a_call_was_given_up_is_not_sent_again(
-    network: MemoryNetwork, make_service: MakeService, server: Server
+    network: MemoryNetwork, make_service: MakeService, server: Server, given_up: int
 ) -> None:
     service = make_service()
     network.pump()
@@ -697,7 +732,7 @@ def test_an_unwritten_batch_of_which_a_call_was_given_up_is_not_sent_again(
     # Only the channel can do it: a caller cancels the whole.
     protocol = service._channel._protocol
     assert protocol is not None
-    protocol.cancel_call(protocol._session.pending[1])
+    protocol.cancel_call(protocol._session.pending[given_up])
     cut(network)
     wait_for_retry(network)
     assert not sent.is_there
@@ -876,8 +911,9 @@ def test_a_batch_that_may_be_run_twice_is_sent_once_more_whole(
     assert server.ran == [1, 2, 3, 1, 2, 3]
 
 
+@pytest.mark.parametrize("answered", [1, 2])
 def test_a_batch_of_which_a_call_has_ended_is_not_sent_again(
-    network: MemoryNetwork, client: RPCClientService, server: Server
+    network: MemoryNetwork, client: RPCClientService, server: Server, answered: int
 ) -> None:
     batch = client.with_options(idempotent=True).batch()
     batch.call("wait", 1)
@@ -885,12 +921,12 @@ def test_a_batch_of_which_a_call_has_ended_is_not_sent_again(
     sent = Outcome(batch.send())
     network.pump()
     # A peer may answer the calls of a batch one by one.
-    first = 1
-    network.wires[-1].protocol.dataReceived(b'{"jsonrpc":"2.0","id":%d,"result":"one"}\n' % first)
+    reply = b'{"jsonrpc":"2.0","id":%d,"result":"done"}\n' % answered
+    network.wires[-1].protocol.dataReceived(reply)
     cut(network)
     wait_for_retry(network)
-    one, lost = sent.value
-    assert one == "one"
+    lost = sent.value[2 - answered]
+    assert sent.value[answered - 1] == "done"
     assert isinstance(lost, ConnectionLost)
     assert lost.maybe_executed is True
     assert server.ran == [1, 2]

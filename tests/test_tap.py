@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.python import usage
 
-from kn_sock import RPCClient
+from kn_sock import ConnectFailed, ConnectionLost, LoginFailed, NotAuthenticated, RPCClient
 from kn_sock.server import RPCServerService
 from kn_sock.tap import Options, makeService
 
@@ -164,11 +168,108 @@ def test_ports_may_be_repeated_and_be_endpoints(tmp_path: Path) -> None:
     assert [type(each) for each in service] == [RPCServerService] * 2
 
 
+# --- who may call ---------------------------------------------------------------------------------
+
+
+def test_a_checker_makes_callers_log_in() -> None:
+    service: Any = makeService(parsed("--funcs", "served.FUNCS", "--auth", "memory:ada:sesame"))
+    (only,) = service
+    assert only.factory.wants_login
+    assert list(only.factory.methods) == ["add", "wait"]
+    service = makeService(parsed("--funcs", "served.FUNCS"))
+    assert not next(iter(service)).factory.wants_login
+
+
+def test_two_kinds_of_login_go_together(directory: Path) -> None:
+    (directory / "tokens").write_text("sesame bob\n")
+    given = ("--auth", "memory:ada:sesame", "--auth", "token:tokens")
+    options = parsed("--funcs", "served.FUNCS", *given)
+    assert [len(checkers) for checkers in options["credInterfaces"].values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--auth", "nothing:of:the:kind"], ["not recognized", "nothing"]),
+        (["--auth", "anonymous"], ["not supported"]),
+        (["--auth", "memory:ada"], ["U:P"]),
+        (["--auth", "file:nowhere"], ["--auth: there is no file", "nowhere"]),
+        (["--auth", "memory:a:b", "--auth", "memory:c:d"], ["twice"]),
+        (["--auth", "token:nowhere"], ["nowhere", "No such file"]),
+        (["--tls-cert", "nowhere.pem"], ["--tls-cert: No such file or directory", "nowhere.pem"]),
+        (["--tls-cert", "served.py"], ["--tls-cert: there is no certificate", "served.py"]),
+        (["--tls-key", "served.py"], ["--tls-key is nothing without --tls-cert"]),
+        (["--tls-client-ca", "served.py"], ["--tls-client-ca is nothing without --tls-cert"]),
+        (["--login-timeout", "soon"], ["--login-timeout soon"]),
+        (["--login-timeout", "-1"], ["login_timeout"]),
+    ],
+)
+def test_a_wrong_way_of_asking_who_calls_is_a_usage_error(
+    arguments: list[str], words: list[str]
+) -> None:
+    with pytest.raises(usage.UsageError) as caught:
+        parsed("--funcs", "served.FUNCS", *arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_password_file_is_found_from_wherever_the_daemon_runs(directory: Path) -> None:
+    (directory / "passwords").write_text("ada:sesame\n")
+    options = parsed("--funcs", "served.FUNCS", "--auth", "file:passwords")
+    assert options["credCheckers"][0].filename == str(directory / "passwords")
+
+
+def test_the_warning_of_public_ports_is_shared_by_all_of_them() -> None:
+    service: Any = makeService(parsed("--funcs", "served.FUNCS", "--port", "0", "--port", "0"))
+    first, second = service
+    assert first.exposure is second.exposure
+
+
+@pytest.fixture
+def certificate(directory: Path) -> Path:
+    """A certificate that signs itself, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    day = datetime.timedelta(days=1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pem = signed.public_bytes(serialization.Encoding.PEM)
+    (directory / "trusted").mkdir()
+    (directory / "trusted" / "ca.pem").write_bytes(pem)
+    forms = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path = directory / "server.pem"
+    path.write_bytes(pem + key.private_bytes(serialization.Encoding.PEM, *forms))
+    return path
+
+
+def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
+    ports = (
+        "--port",
+        "0",
+        "--port",
+        f"unix:{directory}/socket",
+        "--port",
+        "tcp:0:interface=127.0.0.1",
+    )
+    own = ("--port", f"ssl:0:privateKey={certificate}:interface=127.0.0.1")
+    service: Any = makeService(
+        parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports, *own)
+    )
+    assert [each.factory._around is not None for each in service] == [True, False, True, False]
+    with pytest.raises(usage.UsageError, match="--tls-cert is for TCP ports"):
+        parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[2:4], *own)
+
+
 def test_help_explains_every_option() -> None:
     text = str(Options())
     for name in ("port", "host", "funcs", "max-line-bytes", "max-pending", "max-batch", "threads"):
         assert f"--{name}=" in text
     assert "--drain-timeout=" in text
+    for name in ("auth=", "help-auth", "tls-cert=", "tls-key=", "tls-client-ca=", "login-timeout="):
+        assert f"--{name}" in text
     assert re.search(r"--framing=\s+where messages of the peer end: lines or documents", text)
 
 
@@ -254,6 +355,61 @@ def test_a_signal_drains_the_calls_under_way(twistd: RunTwistd) -> None:
         server.end()
 
 
+@pytest.mark.parametrize("kind", ["memory", "file", "token"])
+def test_callers_log_in(twistd: RunTwistd, directory: Path, kind: str) -> None:
+    (directory / "passwords").write_text("ada:correct horse\n")
+    (directory / "tokens").write_text("# token, then whose it is\n\ncorrect-horse ada\n")
+    given = {
+        "memory": "memory:ada:correct horse",
+        "file": "file:passwords",
+        "token": "token:tokens",
+    }[kind]
+    secret: Any = "correct-horse" if kind == "token" else ("ada", "correct horse")
+    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS", "--auth", given)
+    port = int(server.line_with(SERVES)[1])
+    with RPCClient("localhost", port) as client:
+        assert client.call("rpc.ping") == "pong"
+        with pytest.raises(NotAuthenticated, match="credentials="):
+            client.call("add", 1, 2)
+    with pytest.raises(LoginFailed):
+        RPCClient("localhost", port, credentials=("ada", "battery staple"))
+    with RPCClient("localhost", port, credentials=secret) as client:
+        assert client.call("add", 1, 2) == 3
+    _, output = server.end(signal.SIGINT)
+    assert "login as 'ada' refused (try 1 of 3)" in output
+    assert "logged in as 'ada'" in output
+    assert "battery" not in output
+    assert "horse" not in output
+
+
+def test_a_port_speaks_tls_and_asks_for_certificates(
+    twistd: RunTwistd, certificate: Path, directory: Path
+) -> None:
+    server = twistd(
+        *("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS"),
+        *("--tls-cert", str(certificate), "--tls-client-ca", str(certificate)),
+    )
+    port = int(server.line_with(SERVES)[1])
+    endpoint = f"tls:localhost:{port}:trustRoots={directory}/trusted"
+    with RPCClient.from_endpoint(f"{endpoint}:certificate={certificate}") as client:
+        assert client.call("add", 1, 2) == 3
+    with pytest.raises((ConnectFailed, ConnectionLost)):
+        RPCClient.from_endpoint(endpoint).call("add", 1, 2)
+    _, output = server.end(signal.SIGINT)
+    assert "TLS failed" in output
+    assert "Traceback" not in output
+
+
+def test_the_kinds_of_login_are_listed(twistd: RunTwistd) -> None:
+    code, output = twistd("-n", "knsock", "--help-auth").end()
+    assert code == 0
+    for kind in ("file", "memory", "token"):
+        assert re.search(rf"^  {kind}\b", output, re.MULTILINE)
+    assert "anonymous" not in output
+    code, output = twistd("-n", "knsock", "--help-auth-type", "token").end()
+    assert "one token a line" in output
+
+
 def test_a_line_from_a_socket_is_answered(twistd: RunTwistd) -> None:
     server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS")
     port = int(server.line_with(SERVES)[1])
@@ -333,11 +489,12 @@ def test_a_daemon_that_cannot_listen_says_so(twistd: RunTwistd, port_in_use: int
     assert "Traceback" not in output
 
 
-def test_the_plugin_imports_nothing_of_kn_sock() -> None:
+@pytest.mark.parametrize("plugin", ["kn_sock_plugin", "kn_sock_token_plugin"])
+def test_a_plugin_imports_nothing_of_kn_sock(plugin: str) -> None:
     """Every twistd command imports it, whatever it is going to run."""
     top = str(Path(__file__).resolve().parent.parent)
     code = (
-        "import sys; import twisted.plugins.kn_sock_plugin; "
+        f"import sys; import twisted.plugins.{plugin}; "
         "print([name for name in sys.modules if name.startswith('kn_sock')])"
     )
     done = subprocess.run(

@@ -1,0 +1,127 @@
+"""Bytes to a transport: at once where nothing waits before them, and counted until they arrive."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.tcp import Connection
+from zope.interface import alsoProvides
+
+if sys.platform == "win32":
+    fcntl = termios = None
+else:
+    import fcntl
+    import termios
+
+# More is left to the transport, which sends it as the peer takes it: what a socket does not take of
+# it would be copied.
+_SMALL_BYTES: Final = 64 * 1024
+
+
+def write_of(transport: Any) -> Callable[[bytes], object]:
+    """Give what writes to a transport at once."""
+    unbuffered = _tls_kind(transport)
+    if unbuffered is not None:
+        # Twisted's TLS gathers small writes by itself, on the global reactor's clock. Ours are
+        # gathered already, and on a private reactor's connection that clock may stand still.
+        return partial(unbuffered.write, transport)
+    if isinstance(transport, Connection) and not transport.TLS:
+        return SendAtOnce(transport)
+    write: Callable[[bytes], object] = transport.write
+    return write
+
+
+class SendAtOnce:
+    """Writes to a TCP or Unix socket of Twisted's, without waiting for it to be ready.
+
+    A transport puts what is written aside, asks the reactor to tell when the socket takes it, and
+    asks it to tell no more once it is sent: two system calls for each reply beside the one that
+    sends. A socket that nothing waits for is nearly always ready. What it does not take, or
+    anything that is wrong with it, is the transport's, as ever.
+    """
+
+    __slots__ = ("_send", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._send: Callable[[bytes], int] = transport.socket.send
+
+    def __call__(self, data: bytes) -> None:
+        """Write."""
+        transport = self._transport
+        if (
+            len(data) > _SMALL_BYTES
+            # Order: what was written before has to go first.
+            or transport._tempDataLen
+            or transport.dataBuffer
+            or not transport.connected
+            or transport.disconnecting
+        ):
+            transport.write(data)
+            return
+        try:
+            sent = self._send(data)
+        except OSError:
+            # Not ready after all, or lost: the transport finds out which, and tells its protocol.
+            sent = 0
+        if sent < len(data):
+            transport.write(data[sent:])
+
+
+def unsent_bytes(transport: Any) -> int:
+    """Count what was written to a transport and has not been sent; 0 where it does not tell."""
+    while transport is not None:
+        if hasattr(transport, "unsent_bytes"):
+            return int(transport.unsent_bytes)
+        if hasattr(transport, "_tempDataLen"):
+            # twisted.internet.abstract.FileDescriptor, on which all of its sockets are built.
+            return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+        transport = getattr(transport, "transport", None)
+    return 0
+
+
+def can_half_close(transport: Any) -> bool:
+    """Tell whether the end of one direction is told to the protocol, and see to it that it is.
+
+    A protocol that is connected by one of Twisted's client endpoints is wrapped in another, which
+    shows only the last of the interfaces that it passes on: IHandshakeListener.
+    """
+    wrapper = getattr(transport, "protocol", None)
+    if type(wrapper).__name__ == "_WrappingProtocol":
+        alsoProvides(wrapper, IHalfCloseableProtocol)
+    return IHalfCloseableProtocol.providedBy(wrapper)
+
+
+def undelivered_bytes(transport: Any) -> int | None:
+    """Count what the kernel was given, and has not heard of that it arrived.
+
+    Returns:
+        The number, the goodbye not counted; ``None`` where that is not known, or, as with TLS, not
+        of interest.
+    """
+    get_handle = getattr(transport, "getHandle", None)
+    if fcntl is None or get_handle is None or is_tls(transport):
+        return None
+    try:
+        counted = fcntl.ioctl(get_handle(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return None
+    # The goodbye is counted there as a byte.
+    return max(0, int.from_bytes(counted, sys.byteorder) - 1)
+
+
+def is_tls(transport: Any) -> bool:
+    """Tell whether a transport is TLS, which says to its protocol when the handshake is done."""
+    return _tls_kind(transport) is not None
+
+
+def _tls_kind(transport: Any) -> Any:
+    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
+    for kind in type(transport).__mro__:
+        if kind.__name__ == "TLSMemoryBIOProtocol":
+            return kind
+    return None
