@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,8 +24,8 @@ from kn_sock import CallTimeout, RPCClient, in_reactor
 from kn_sock._reactor_thread import reactor_thread
 from tests.faults.peers import HOST, PATIENCE, Peer, Served, call, things_on, wait_until
 
-# What a round may leave, on average: caches that fill. Of 2,000 connections or 10,000 calls that left
-# a single object each it would be ten times as much.
+# What a round may leave, on average: caches that fill. Of 2,000 connections or 10,000 calls that
+# left a single object each it would be ten times as much.
 MOST_BLOCKS = 200
 # Memory that is not given back at once comes and goes; this is for what Python does not count.
 MOST_KIB = 4096
@@ -57,7 +58,7 @@ class Left:
         gc.collect()
         readers, writers, timers = map(len, things_on(reactor_thread()))
         ours = sum(str(type(one).__module__).startswith("kn_sock") for one in gc.get_objects())
-        kib = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+        kib = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
         return cls(
             len(os.listdir("/proc/self/fd")),
             readers,

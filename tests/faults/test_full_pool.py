@@ -109,9 +109,7 @@ def test_with_max_pending_reached_a_cancellation_is_heard(
         assert sleepers.entered.acquire(timeout=PATIENCE)
     # One that is under way, and one that waits for its turn.
     for number in (3, 12):
-        peer.send(
-            b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}\n' % number
-        )
+        peer.send(b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}\n' % number)
     assert sleepers.cancelled.acquire(timeout=PATIENCE)
     answers = [peer.message() for _ in range(2)]
     assert {answer["id"]: answer["error"]["code"] for answer in answers} == {3: -32800, 12: -32800}
