@@ -6,7 +6,8 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from contextvars import copy_context
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -18,6 +19,7 @@ from kn_sock._reactor_thread import Outcome, ReactorThread
 from kn_sock._verbs import CallOptions
 from kn_sock._waiting import WaitingChannel
 from kn_sock.client import ClientFactory
+from kn_sock.connection import RPCConnection
 from kn_sock.protocol import RPCProtocol
 
 
@@ -127,6 +129,9 @@ class Link:
             **options,
         )
         self.call_options: CallOptions = self._factory.settings.call_options
+        self.intercepting = self._factory.settings.intercepting
+        # Those that are made with interceptors around them.
+        self._intercepted: dict[PendingCall, Deferred[Any]] = {}
         self.channel = WaitingChannel(
             self._factory.settings.writer,
             reactor,
@@ -173,27 +178,62 @@ class Link:
             self._dialling.cancel()
         return succeed(None)
 
-    def begin(
-        self, call: PendingCall, method: str, args: Any, kwargs: Any, told: float | None
-    ) -> None:
+    def begin(self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.
+
+        Where there are interceptors, they come first, on the reactor's thread.
 
         Args:
             call: what waits for the outcome.
-            method: what to call.
             args: arguments by position.
             kwargs: arguments by name.
-            told: seconds for which the reply is waited, where the peer is told.
+            options: how it is made.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        call.call_id, line = self.channel.writer.write_call(method, args, kwargs, timeout=told)
+        if self.intercepting is not None:
+            # What is current in this thread, the call that it serves, is so for the interceptors.
+            run = copy_context().run
+            self.thread.submit(run, self._begin_intercepted, call, args, kwargs, options)
+            return
+        call.call_id, line = self.channel.writer.write_call(
+            call.method,
+            args,
+            kwargs,
+            timeout=options.told(call.timeout),
+            traceparent=options.traceparent,
+        )
         self.thread.submit(self.channel.start, [call], line)
+
+    def verbs(self, options: CallOptions) -> RPCConnection:
+        """Give the verbs that have the interceptors around them. Reactor: its thread."""
+        return RPCConnection(self.channel, options, self.intercepting)
+
+    def _begin_intercepted(
+        self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions
+    ) -> None:
+        deferred = self.verbs(options).call(call.method, *args, **kwargs)
+        self._intercepted[call] = deferred
+        deferred.addBoth(self._end_intercepted, call)
+
+    def _end_intercepted(self, result: Any, call: PendingCall) -> None:
+        self._intercepted.pop(call, None)
+        if isinstance(result, Failure):
+            call.fail(cast(BaseException, result.value))
+        else:
+            call.succeed(result)
 
     def give_up(self, call: PendingCall) -> None:
         """Cancel a call, soon. Any thread."""
-        self.thread.submit(self.channel.cancel_call, call)
+        self.thread.submit(self._give_up, call)
+
+    def _give_up(self, call: PendingCall) -> None:
+        intercepted = self._intercepted.get(call)
+        if intercepted is not None:
+            intercepted.cancel()
+        else:
+            self.channel.cancel_call(call)
 
     def close(self) -> None:
         """Close the connection, and wait until it is closed. Any thread but the reactor's."""

@@ -21,13 +21,15 @@ class Outbox:
         turn: what decides when.
     """
 
-    __slots__ = ("_lines", "_turn", "_write", "_written")
+    __slots__ = ("_lines", "_turn", "_write", "_written", "written_bytes")
 
     def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
         self._write = write
         self._turn = turn
         self._lines: list[bytes] = []
         self._written = 0
+        #: How many bytes went to the transport.
+        self.written_bytes = 0
 
     def put(self, line: bytes) -> int:
         """Add a line, and return its number, by which it can be withdrawn until it is written."""
@@ -58,7 +60,9 @@ class Outbox:
         if lines:
             self._lines = []
             self._written += len(lines)
-            self._write(lines[0] if len(lines) == 1 else b"".join(lines))
+            data = lines[0] if len(lines) == 1 else b"".join(lines)
+            self.written_bytes += len(data)
+            self._write(data)
 
     def close(self) -> None:
         """Write nothing any more: the transport is gone."""

@@ -23,13 +23,18 @@ class CallOptions:
     Attributes:
         timeout: seconds to wait for the reply; ``None`` for no limit.
         propagate_deadline: whether the peer is told how long that is, in the 2.0 dialect.
+        traceparent: the trace that calls belong to, which the peer is told in the 2.0 dialect;
+            ``None`` for none.
     """
 
     timeout: float | None = DEFAULT_TIMEOUT
     propagate_deadline: bool = False
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
+        if self.traceparent is not None and not isinstance(self.traceparent, str):
+            raise TypeError(f"traceparent must be a string or None, not {self.traceparent!r:.60}")
 
     def told(self, timeout: float | None) -> float | None:
         """Give what the peer is told of a call that may take so many seconds."""

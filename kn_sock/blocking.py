@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +22,7 @@ from typing_extensions import Self
 from kn_sock._call import time_left
 from kn_sock._codec import Dialect
 from kn_sock._dial import endpoint_for, host_endpoint
+from kn_sock._interceptors import Interceptor
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._options import check_count
 from kn_sock._reactor_thread import ReactorThread, reactor_thread
@@ -49,6 +52,7 @@ class RPCClient:
         dialect: how calls are written: ``"2.0"``, ``"1.0"``, or ``"kn-sock"`` for a server that
             still runs kn-sock 0.3.
         funcs: functions that the server may call in turn; they run in threads.
+        interceptors: functions around each call, on the background reactor's thread.
         options: how the server's calls are treated, by name; see `ServerOptions`. Its
             ``max_line_bytes`` is the longest reply, too.
 
@@ -71,12 +75,19 @@ class RPCClient:
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         dialect: Dialect = "2.0",
         funcs: Functions | None = None,
+        interceptors: Sequence[Interceptor] = (),
         **options: Any,
     ) -> None:
         self._open(
             lambda reactor: host_endpoint(reactor, host, port),
             connect_timeout,
-            {"timeout": timeout, "dialect": dialect, "funcs": funcs, **options},
+            {
+                "timeout": timeout,
+                "dialect": dialect,
+                "funcs": funcs,
+                "interceptors": interceptors,
+                **options,
+            },
         )
 
     @classmethod
@@ -133,7 +144,7 @@ class RPCClient:
         link = self._checked_link()
         timeout = time_left(self._options.timeout)
         call = BlockingCall(method, timeout, link.thread)
-        link.begin(call, method, args, kwargs, self._options.told(timeout))
+        link.begin(call, args, kwargs, self._options)
         try:
             return call.outcome.wait()
         except KeyboardInterrupt:
@@ -148,7 +159,14 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        line = link.channel.writer.write_notification(method, args, kwargs)
+        if link.intercepting is not None:
+            verbs = link.verbs(self._options)
+            run = copy_context().run
+            link.thread.call(partial(run, verbs.notify, method, *args, **kwargs))
+            return
+        line = link.channel.writer.write_notification(
+            method, args, kwargs, traceparent=self._options.traceparent
+        )
         link.thread.call(link.channel.send_notification, line)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -164,7 +182,7 @@ class RPCClient:
         link = self._checked_link()
         timeout = time_left(self._options.timeout)
         call = FutureCall(method, timeout, self._handle)
-        link.begin(call, method, args, kwargs, self._options.told(timeout))
+        link.begin(call, args, kwargs, self._options)
         return call.future
 
     def map(
@@ -207,11 +225,13 @@ class RPCClient:
 
     def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
         link = self._checked_link()
-        timeout = time_left(self._options.timeout)
-        told = self._options.told(timeout)
-        results: list[Any] = link.thread.call(
-            lambda: send_batch(link.channel, entries, timeout, told=told)
-        )
+        options = self._options
+        if link.intercepting is not None:
+            run, batch = copy_context().run, link.intercepting.batch
+            sent = partial(run, batch, link.channel, options, entries)
+        else:
+            sent = partial(send_batch, link.channel, entries, time_left(options.timeout), options)
+        results: list[Any] = link.thread.call(sent)
         return results
 
     @property
@@ -223,7 +243,8 @@ class RPCClient:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``propagate_deadline``.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``traceparent``, the trace
+                that the calls belong to.
         """
         other = type(self).__new__(type(self))
         other._handle = self._handle

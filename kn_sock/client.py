@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.application.internet import ClientService, backoffPolicy
@@ -15,6 +15,9 @@ from typing_extensions import override
 from kn_sock._codec import DIALECTS, Dialect
 from kn_sock._dial import dial, endpoint_for
 from kn_sock._discover import standard_methods
+from kn_sock._intercepted_batch import intercepting
+from kn_sock._interceptors import Interceptor
+from kn_sock._observing import reports_for, stats_methods
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._runner import Runner
@@ -43,6 +46,8 @@ class ClientFactory(Factory):
         timeout: seconds that a call may take unless said otherwise; ``None`` for no limit.
         propagate_deadline: whether the peer is told how long that is, unless said otherwise.
         funcs: what the peer may call in turn.
+        interceptors: functions around each call that is made.
+        callback_interceptors: functions around each call that is served.
         turn: gathers what is written; shared by factories on one reactor that write together.
         on_exit: as for `RPCServerFactory`.
         options: how the peer's calls are treated, by name; see `ServerOptions`.
@@ -58,6 +63,8 @@ class ClientFactory(Factory):
         timeout: float | None = DEFAULT_TIMEOUT,
         propagate_deadline: bool = False,
         funcs: Functions | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        callback_interceptors: Sequence[Interceptor] = (),
         turn: Turn | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
         opened: Callable[[RPCProtocol], object] = lambda _: None,
@@ -68,17 +75,29 @@ class ClientFactory(Factory):
             raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
         methods = MethodTable(funcs)
         turn = turn or Turn(reactor)
+        # A server's are around what it serves, a client's around what it calls.
+        options |= {
+            "interceptors": callback_interceptors,
+            "callback_interceptors": interceptors,
+        }
         server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
+        self._reports = reports_for(server_options)
         self._runner = Runner(
-            {**methods, **standard_methods(methods, __version__)},
+            {
+                **methods,
+                **standard_methods(methods, __version__),
+                **stats_methods(server_options, self._reports),
+            },
             server_options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
+            self._reports,
         )
         call_options = CallOptions(timeout, propagate_deadline)
         writer = Writer(dialect, server_options.cancellation)
-        self.settings = Settings(self._runner, turn, reactor, writer, call_options)
+        around = intercepting(interceptors, reactor)
+        self.settings = Settings(self._runner, turn, reactor, writer, call_options, around)
         self._opened = opened
         self._ended = ended
 
@@ -91,6 +110,7 @@ class ClientFactory(Factory):
     def _connection_ended(self, protocol: RPCProtocol) -> None:
         self._ended(protocol)
         self._runner.stop()
+        self._reports.close()
 
 
 def connect(
@@ -110,8 +130,9 @@ def connect(
             endpoint's own.
         options: ``timeout``, seconds that a call may take (30; ``None`` for no limit);
             ``propagate_deadline``, whether the server is told of that (no); ``dialect`` (``"2.0"``,
-            ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in turn; and
-            the `ServerOptions` for those.
+            ``"1.0"``, ``"kn-sock"``); ``interceptors``, functions around each call that is made;
+            ``funcs``, functions that the server may call in turn; and the `ServerOptions` for
+            those.
 
     Returns:
         A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an
@@ -160,6 +181,7 @@ class RPCClientService(Service, DeferredVerbs):
             from twisted.internet import reactor
         factory = ClientFactory(reactor, opened=self._opened, ended=self._lost, **options)
         self._options = factory.settings.call_options
+        self._intercepting = factory.settings.intercepting
         self._inner = ClientService(
             endpoint_for(endpoint, reactor),
             factory,

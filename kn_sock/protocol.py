@@ -27,6 +27,7 @@ from zope.interface import implementer
 from kn_sock import _codec
 from kn_sock._documents import DocumentFramer
 from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
+from kn_sock._intercepted_serving import InterceptedServing
 from kn_sock._options import DRAIN_TIMEOUT, Framing
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
@@ -46,7 +47,7 @@ from kn_sock._session import (
 )
 from kn_sock._verbs import CallOptions
 from kn_sock._writer import Writer
-from kn_sock.connection import RPCConnection
+from kn_sock.connection import Intercepts, RPCConnection
 from kn_sock.errors import ParseError
 
 __all__ = ["RPCProtocol"]
@@ -82,6 +83,7 @@ class Settings:
         reactor: the reactor that they are on.
         writer: writes our own calls, and numbers them across connections.
         call_options: how they are made unless said otherwise.
+        intercepting: runs the interceptors around them; ``None`` where there are none.
     """
 
     runner: Runner
@@ -89,6 +91,7 @@ class Settings:
     reactor: Any
     writer: Writer = dataclasses.field(default_factory=Writer)
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
+    intercepting: Intercepts | None = None
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -134,6 +137,11 @@ class RPCProtocol(LineReceiver):
         self._peer_is_done = False
         self._close_waiters: list[Deferred[None]] = []
         self._reason: str | None = None
+        # Whether the log was told why the connection was closed.
+        self._is_reported = False
+        #: Lines that came, and what they had in bytes.
+        self.messages = 0
+        self.received_bytes = 0
 
     # --- the transport calls ----------------------------------------------------------------------
 
@@ -146,12 +154,19 @@ class RPCProtocol(LineReceiver):
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
         self._outbox = Outbox(write_of(transport), self._settings.turn)
-        self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
+        runner = self._settings.runner
+        serve = InterceptedServing if runner.options.interceptors else Serving
+        self._serving: Serving = serve(self, self._session, self._outbox.put, runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._connection: RPCConnection | None = None
         self._thread_id = get_ident()
         self._state = State.OPEN
+        self._seconds = self.reactor.seconds
+        self.read_at = self._seconds()
         transport.registerProducer(self, True)
+        self._report = self._settings.runner.reports.opened(
+            self, self._outbox, self._session, self._serving
+        )
         self._opened(self)
 
     @override
@@ -159,10 +174,13 @@ class RPCProtocol(LineReceiver):
         if self._state is not State.OPEN:
             return
         lines = self._framer.feed(data)
+        self.received_bytes += len(data)
+        self.messages += len(lines)
         if not self._heard_first_line and lines:
             self._heard_first_line = True
             if _codec.speaks_http(lines[0]):
                 log.warn("{peer} speaks HTTP: closed, nothing was run", peer=self.peer_text)
+                self._refused("http")
                 self._abort("the peer speaks HTTP")
                 return
         if self._backlog:
@@ -178,6 +196,8 @@ class RPCProtocol(LineReceiver):
             self.update_reading()
         turn = self._settings.turn
         turn.hold()
+        #: When what is handled now was read, in the reactor's seconds.
+        self.read_at = self._seconds()
         try:
             self._handle(lines)
         finally:
@@ -230,6 +250,7 @@ class RPCProtocol(LineReceiver):
             self._outgoing.complain(event.error)
         elif isinstance(event, Violation):
             log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=event.reason)
+            self._is_reported = True
             self._abort(event.reason)
 
     def readConnectionLost(self) -> None:
@@ -258,12 +279,19 @@ class RPCProtocol(LineReceiver):
             self._settle_from(left_over)
         if was_made:
             self._serving.end()
-            self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
+            text = self._reason or reason.getErrorMessage()
+            self._outgoing.end(text, reason.value)
             self._outbox.close()
+            self._report.closed(None if self._is_reported else text)
         self._ended(self)
         waiters, self._close_waiters = self._close_waiters, []
         for waiter in waiters:
             waiter.callback(None)
+
+    def _refused(self, reason: str) -> None:
+        """Take note that the log knows why the connection is closed before it could call."""
+        self._is_reported = True
+        self._settings.runner.reports.refused(reason)
 
     def _settle_from(self, lines: list[Line | OverlongLine]) -> None:
         """End our own calls whose replies are among these lines; nothing else counts now."""
@@ -328,7 +356,8 @@ class RPCProtocol(LineReceiver):
     def connection(self) -> RPCConnection:
         """The verbs to call the peer with."""
         if self._connection is None:
-            self._connection = RPCConnection(self, self._settings.call_options)
+            settings = self._settings
+            self._connection = RPCConnection(self, settings.call_options, settings.intercepting)
         return self._connection
 
     @property

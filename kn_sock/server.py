@@ -24,10 +24,13 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
+from kn_sock._intercepted_batch import intercepting
+from kn_sock._observing import reports_for, stats_methods
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._peer import address_text
 from kn_sock._runner import Runner
+from kn_sock._stats import Stats
 from kn_sock._version import __version__
 from kn_sock._writer import Writer
 from kn_sock.methods import Functions, MethodTable
@@ -76,17 +79,27 @@ class RPCServerFactory(Factory):
         self.options = options_from(ServerOptions, options)
         #: The methods that are served, by name.
         self.methods = funcs if isinstance(funcs, MethodTable) else MethodTable().add(funcs)
+        self._reports = reports_for(self.options)
         clock = cast(IReactorTime, reactor)
         turn = Turn(clock)
         runner = Runner(
-            {**self.methods, **standard_methods(self.methods, __version__)},
+            {
+                **self.methods,
+                **standard_methods(self.methods, __version__),
+                **stats_methods(self.options, self._reports),
+            },
             self.options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or self._stop_reactor,
+            self._reports,
         )
         self._settings = Settings(
-            runner, turn, clock, Writer(cancellation=self.options.cancellation)
+            runner,
+            turn,
+            clock,
+            Writer(cancellation=self.options.cancellation),
+            intercepting=intercepting(self.options.callback_interceptors, reactor),
         )
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
@@ -95,6 +108,7 @@ class RPCServerFactory(Factory):
     @override
     def buildProtocol(self, addr: IAddress | None) -> RPCProtocol | None:
         if self._is_draining:
+            self._reports.refused("draining")
             return None
         # Not every protocol that is built gets a connection: TLS may fail to begin.
         protocol = RPCProtocol(
@@ -122,6 +136,12 @@ class RPCServerFactory(Factory):
         # A factory may listen on several ports, and connections outlive the ports.
         if not self.numPorts and not self.connections:
             self._settings.runner.stop()
+            self._reports.close()
+
+    @property
+    def stats(self) -> Stats | None:
+        """The figures; ``None`` unless ``stats`` or ``metrics`` asks for them."""
+        return self._reports.stats
 
     def drain(self) -> Deferred[None]:
         """Refuse new calls with -32009, let those under way finish, flush, close the connections.
@@ -210,7 +230,7 @@ class RPCServerService(Service):
 
     def _does_not_listen(self, failure: Failure) -> Failure:
         self._is_listening = False
-        return _as_os_error(failure)
+        return as_os_error(failure)
 
     @override
     def privilegedStartService(self) -> None:
@@ -271,7 +291,7 @@ def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStream
         raise ValueError(f"{endpoint!r} is no server endpoint: {problem}") from problem
 
 
-def _as_os_error(failure: Failure) -> Failure:
+def as_os_error(failure: Failure) -> Failure:
     """Turn Twisted's error into the builtin one, with the number that says what it was."""
     problem = failure.value
     if not isinstance(problem, CannotListenError):

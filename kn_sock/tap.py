@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,10 @@ from twisted.python import usage
 from typing_extensions import override
 
 import twisted
+from kn_sock._access_log import open_access_log
+from kn_sock._names import load
 from kn_sock._options import ServerOptions
+from kn_sock._stats import Stats
 from kn_sock._version import __version__
 from kn_sock.methods import MethodTable
 from kn_sock.server import RPCServerService
@@ -72,6 +75,9 @@ class Options(usage.Options):
 
     optParameters = [  # noqa: RUF012  # read by twisted.python.usage
         ["host", None, "127.0.0.1", "address that a bare port number is bound to"],
+        ["access-log", None, None, "file that gets a line of JSON for each call; - for stdout"],
+        ["metrics", None, None,
+         "serve metrics for Prometheus over HTTP: a port, HOST:PORT or a server endpoint"],
         *(
             [_flag(field.name), None, _text_of(getattr(ServerOptions(), field.name)),
              field.metadata["help"]]
@@ -79,10 +85,15 @@ class Options(usage.Options):
         ),
     ]  # fmt: skip
 
+    optFlags = [  # noqa: RUF012  # read by twisted.python.usage
+        ["stats", None, "serve the figures of the server to callers, by the method rpc.stats"],
+    ]
+
     def __init__(self) -> None:
         super().__init__()
         self["ports"] = []
         self["funcs"] = []
+        self["interceptors"] = []
 
     def opt_port(self, port: str) -> None:
         """Port number, or any Twisted server endpoint. May be repeated. [default: 8080]"""  # noqa: D415  # shown in the help
@@ -91,6 +102,10 @@ class Options(usage.Options):
     def opt_funcs(self, name: str) -> None:
         """What to serve, as mymod.FUNCS; with a prefix, as calc=mymod.CALC. May be repeated."""
         self["funcs"].append(name)
+
+    def opt_interceptor(self, name: str) -> None:
+        """Function around each call, as mymod.trace; the first one outermost. May be repeated."""
+        self["interceptors"].append(name)
 
     def opt_version(self) -> None:
         """Display the versions of kn_sock and of Twisted, and exit."""
@@ -135,9 +150,13 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
         sys.path.insert(0, os.getcwd())
     try:
         table = _load_table(options["funcs"])
+        observing, beside = _observing(options)
         services = [
             RPCServerService(
-                _endpoint_of(port, options["host"]), table, **options["server_options"]
+                _endpoint_of(port, options["host"]),
+                table,
+                **observing,
+                **options["server_options"],
             )
             for port in options["ports"]
         ]
@@ -145,7 +164,57 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
         raise SystemExit(f"twistd knsock: {problem}") from None
     except ValueError as problem:
         raise SystemExit(f"twistd knsock: --port {problem}") from None
-    return CommandLineService(services, options.parent)
+    return CommandLineService([*services, *beside], options.parent)
+
+
+def _observing(options: Options) -> tuple[dict[str, Any], list[IService]]:
+    """Give the options by which the servers, all alike, are observed; and the services beside them.
+
+    Raises:
+        UsageError: something cannot be found, opened or used.
+    """
+    found: dict[str, Any] = {
+        "interceptors": [_interceptor(name) for name in options["interceptors"]]
+    }
+    if options["stats"]:
+        # One for all ports, as for the metrics.
+        found["stats"] = Stats()
+    try:
+        found["access_log"] = open_access_log(options["access-log"])
+    except OSError as problem:
+        text = f"--access-log {options['access-log']}: {problem.strerror}"
+        raise usage.UsageError(text) from None
+    if options["metrics"] is None:
+        return found, []
+    try:
+        from kn_sock import _prometheus, metrics
+    except ImportError as problem:
+        raise usage.UsageError(f"--metrics: {problem}") from None
+    found["metrics"] = _prometheus.REGISTRY
+    try:
+        service = metrics.MetricsService(_metrics_endpoint_of(options["metrics"]))
+    except ValueError as problem:
+        raise usage.UsageError(f"--metrics {problem}") from None
+    return found, [service]
+
+
+def _interceptor(name: str) -> Any:
+    found = load(name, "--interceptor")
+    if not callable(found):
+        raise usage.UsageError(f"--interceptor {name}: it cannot be called")
+    return found
+
+
+# What a host and a port is not.
+_ENDPOINTS = ("fd", "ssl", "systemd", "tcp", "tcp6", "tls", "unix")
+
+
+def _metrics_endpoint_of(text: str) -> str:
+    """Make an endpoint of a port, of a host and a port, or of what is one."""
+    place = re.fullmatch(r"(?:(\[.+\]|[^:]+):)?(\d+)", text)
+    if place is None or place[1] in _ENDPOINTS:
+        return text
+    return _endpoint_of(place[2], (place[1] or "127.0.0.1").strip("[]"))
 
 
 def _endpoint_of(port: str, host: str) -> str:
@@ -160,77 +229,21 @@ def _load_table(names: list[str]) -> MethodTable:
     for given in names:
         prefix, _, name = given.rpartition("=")
         try:
-            table.add(_load(name), prefix=prefix)
+            table.add(load(name, "--funcs"), prefix=prefix)
         except (TypeError, ValueError) as problem:
             raise usage.UsageError(f"--funcs {given}: {problem}") from None
     return table
-
-
-def _load(name: str) -> Any:
-    """Find what a dotted name names: a module, or something in one.
-
-    Raises:
-        UsageError: it is not there, or its module cannot be imported.
-    """
-    parts = name.split(".")
-    if not all(part.isidentifier() for part in parts):
-        raise usage.UsageError(f"--funcs {name!r}: a dotted name is wanted, as mymod.FUNCS")
-    module, found = _import_longest(name, parts)
-    value: Any = module
-    for part in parts[found:]:
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            public = [each for each in dir(value) if not each.startswith("_")]
-            raise usage.UsageError(
-                f"--funcs {name}: {'.'.join(parts[:found])} has no {part}; "
-                f"it has {', '.join(public) or 'nothing public'}"
-            ) from None
-        found += 1
-    return value
-
-
-def _import_longest(name: str, parts: list[str]) -> tuple[Any, int]:
-    module: Any = None
-    for count in range(1, len(parts) + 1):
-        dotted = ".".join(parts[:count])
-        try:
-            module = importlib.import_module(dotted)
-        except ModuleNotFoundError as problem:
-            if problem.name is None or not f"{dotted}.".startswith(f"{problem.name}."):
-                raise _import_failed(name, dotted, problem) from None
-            if module is None:
-                raise usage.UsageError(
-                    f"--funcs {name}: there is no module {dotted} in {os.getcwd()} "
-                    "or on Python's path"
-                ) from None
-            return module, count - 1
-        except Exception as problem:
-            raise _import_failed(name, dotted, problem) from None
-    return module, len(parts)
-
-
-def _import_failed(name: str, dotted: str, problem: Exception) -> usage.UsageError:
-    place = ""
-    frame = problem.__traceback__
-    while frame is not None:
-        place = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
-        frame = frame.tb_next
-    if place.startswith(" (<frozen"):
-        place = ""
-    kind = type(problem).__name__
-    return usage.UsageError(f"--funcs {name}: importing {dotted} failed: {kind}: {problem}{place}")
 
 
 class CommandLineService(MultiService):
     """Runs the servers, and says in one line why they cannot be started.
 
     Args:
-        services: one for each port.
+        services: one for each port, and those beside them.
         twistd: the options of twistd itself, or ``None``.
     """
 
-    def __init__(self, services: list[RPCServerService], twistd: Any) -> None:
+    def __init__(self, services: list[IService], twistd: Any) -> None:
         super().__init__()
         self._twistd = twistd
         for service in services:
