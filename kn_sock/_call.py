@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,11 @@ class Call(Struct, eq=False):
     def method(self) -> str:
         """The name that was called."""
         return str(self._request.method)
+
+    @property
+    def is_notification(self) -> bool:
+        """Whether the caller hears nothing of it."""
+        return not self._request.expects_reply
 
     @property
     def deadline(self) -> float | None:
@@ -117,6 +122,25 @@ class Call(Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<Call of {self.method} from {self.peer}>"
+
+
+class ServedCall(Call):
+    """A call as the interceptors of a server are given it: with its arguments.
+
+    Attributes:
+        args: its arguments by position, as the method gets them: checked, and converted. Where they
+            do not fit, or there is no such method, as they came.
+        kwargs: its arguments by name, likewise.
+
+    Both may be set before ``proceed()``; they are not checked again.
+    """
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = {}  # a Struct's own, for each
+    # What a thread runs for it.
+    _job: Any = None
+    # Whether its method has begun, or waits for a thread.
+    _has_begun: bool = False
 
 
 def current_call() -> Call:

@@ -35,12 +35,11 @@ from kn_sock.auth import (
     table_of,
 )
 from kn_sock.errors import InvalidParams, InvalidRequest, NotAuthenticated, RPCError
-from kn_sock.methods import Method, in_reactor
+from kn_sock.methods import LOGIN_METHOD, Method, in_reactor
 from kn_sock.protocol import RPCProtocol
 
 log = Logger()
 
-LOGIN_METHOD: Final = "rpc.login"
 
 # What a connection may try before it is closed.
 MOST_TRIES: Final = 3
@@ -63,6 +62,7 @@ class Gate:
         everything: what the server serves, for those whose avatar is `EVERYTHING`.
         reactor: the clock.
         timeout: seconds that a connection has to log in; ``None`` for no limit.
+        failed: called for each try that fails.
 
     Attributes:
         before: the methods that are there before a login.
@@ -75,12 +75,15 @@ class Gate:
         everything: Mapping[str, Method],
         reactor: Any,
         timeout: float | None,
+        *,
+        failed: Callable[[], object] = lambda: None,
     ) -> None:
         if not isinstance(portal, Portal):
             raise TypeError(f"portal is a twisted.cred.portal.Portal, not {portal!r:.60}")
         self._portal = portal
         self.clock: IReactorTime = reactor
         self.timeout = timeout
+        self.failed = failed
         self.failed_logins = 0
         self._logins: dict[RPCProtocol, Login] = {}
         login = Method(LOGIN_METHOD, self._login)
@@ -266,6 +269,7 @@ class Login:
             return
         self._failures += 1
         self._gate.failed_logins += 1
+        self._gate.failed()
         self._log_failure(failure, credentials)
         # Counted from the beginning: how long the checker took says something of the secret.
         clock = self._gate.clock

@@ -19,11 +19,13 @@ from kn_sock._admission import Admission
 from kn_sock._call import Call, current, run_as
 from kn_sock._codec import encode_error
 from kn_sock._deadlines import Deadlines
+from kn_sock._reports import CallReports
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Refusal, Request, Session, id_key
-from kn_sock._text import shown
+from kn_sock._stats import EXIT
+from kn_sock._verdicts import deferred_in_thread, no_thread, not_found, too_late
 from kn_sock._workers import Job, Lane
-from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
+from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
 from kn_sock.methods import Method
 
 log = Logger()
@@ -40,20 +42,12 @@ _UNREAD_LINES: Final = 16
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
 
 
-def _too_late(*, maybe_executed: bool) -> RPCError:
-    fate = "it had been begun" if maybe_executed else "it was not run"
-    return RPCError(
-        ErrorCode.DEADLINE_PASSED,
-        f"the time for the call has passed; {fate}",
-        {"maybe_executed": maybe_executed},
-    )
-
-
 class Connection(Protocol):
     """What is asked of the connection whose calls are served."""
 
     peer_text: str
     reactor: Any
+    read_at: float
 
     @property
     def awaits_replies(self) -> bool:
@@ -91,6 +85,10 @@ class Serving:
         self._absent: Callable[[Request], RPCError | None] = _not_found
         self._most = runner.options.max_pending
         self._call_timeout = runner.options.call_timeout
+        self._reports = CallReports(protocol, runner.reports)
+        # None where calls that succeed are told to nobody, and cost nothing.
+        self._records = self._reports if runner.reports.wants_all else None
+        session.replaced = self._report
         self._running: dict[Call, None] = {}
         self._by_id: dict[Any, Call] = {}
         self._admission = Admission(
@@ -98,7 +96,7 @@ class Serving:
             self._running,
             run=self._run,
             put=put,
-            refuse=session.refuse,
+            refuse=self._refuse_unbegun,
             update_reading=protocol.update_reading,
         )
         # Requests with a deadline, and the calls that they became, by a number of their own.
@@ -126,6 +124,11 @@ class Serving:
         self._methods = methods
         self._absent = absent or _not_found
 
+    @property
+    def _wants_login(self) -> bool:
+        """Whether what is not in the table may be there after a login."""
+        return self._absent is not _not_found
+
     # --- what comes in ----------------------------------------------------------------------------
 
     def receive(self, request: Request) -> None:
@@ -135,6 +138,7 @@ class Serving:
         if request.timeout is not None or self._call_timeout is not None:
             self._set_deadline(request)
         if self._admission.is_guarded or request.dialect == "kn-sock":
+            request.since = self._protocol.read_at
             self._admission.receive(request, awaits_replies=self._protocol.awaits_replies)
         else:
             self._run(request)
@@ -142,6 +146,7 @@ class Serving:
     def receive_refusal(self, refusal: Refusal) -> None:
         """Answer what was no request, at once or in its turn."""
         if not self._is_over:
+            self._reports.unreadable()
             self._admission.receive_refusal(refusal)
 
     def cancel(self, request_id: Any) -> None:
@@ -151,10 +156,12 @@ class Serving:
             return
         call = self._by_id.get(key)
         if call is not None:
+            self._reports.cancelled()
             self._cancel(call, CANCELLED)
             return
         held = self._admission.withdraw(key)
         if held is not None:
+            self._reports.cancelled()
             self._refuse(held, CANCELLED)
             self._admission.check_capacity()
 
@@ -194,23 +201,26 @@ class Serving:
         """End what has not ended in time."""
         late = self._timed[number]
         if isinstance(late, Call):
-            was_begun = not (isinstance(late._stop, Job) and late._stop.is_waiting)
-            verdict = _too_late(maybe_executed=was_begun)
-            if was_begun:
+            was_begun = self._was_begun(late)
+            verdict = too_late(maybe_executed=was_begun)
+            if was_begun or not isinstance(late._stop, Job):
                 # Answered now; what comes of it later has no reader any more.
                 self._refuse(late._request, verdict)
                 late._is_answered = True
             self._cancel(late, verdict)
         elif self._admission.drop(late):
-            self._refuse(late, _too_late(maybe_executed=False))
+            self._refuse(late, too_late(maybe_executed=False))
             self._admission.check_capacity()
         # Those that wait for the replies before theirs are refused in their turn.
+
+    def _was_begun(self, call: Call) -> bool:
+        return not (isinstance(call._stop, Job) and call._stop.is_waiting)
 
     # --- running ----------------------------------------------------------------------------------
 
     def _run(self, request: Request) -> None:
         if request.deadline is not None and self._is_too_late(request):
-            self._refuse(request, _too_late(maybe_executed=False))
+            self._refuse(request, too_late(maybe_executed=False))
             return
         method = self._methods.get(request.method)
         if method is None:
@@ -229,7 +239,7 @@ class Serving:
         try:
             result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
-            self._refuse(request, self._runner.error_of(call, exception))
+            self._refuse(request, self._runner.error_of(call, exception), exception)
             return
         finally:
             reset_current(token)
@@ -243,27 +253,28 @@ class Serving:
     ) -> None:
         work = (call, method.function, args, kwargs)
         try:
-            if self._lane is None:
-                self._lane = Lane()
-            call._stop = self._runner.submit(run_as, work, self._thread_done, call, self._lane)
+            call._stop = self._runner.submit(
+                run_as, work, self._thread_done, call, self._own_lane()
+            )
         except RuntimeError as problem:
-            self._refuse(call._request, InternalError(f"no thread can be had: {problem}"))
+            self._refuse(call._request, no_thread(problem))
             return
         self._begun(call)
 
+    def _own_lane(self) -> Lane:
+        """Give the place among the connections that wait for threads; most never need one."""
+        if self._lane is None:
+            self._lane = Lane()
+        return self._lane
+
     def _thread_done(self, job: Job) -> None:
         call: Call = job.owner
-        if job.error is None and type(job.result) not in _PLAIN and _is_awaitable(job.result):
+        if job.error is None and type(job.result) not in _PLAIN and is_awaitable(job.result):
             if not isinstance(job.result, Deferred):
                 self._go_on_here(call, job.result)
                 return
             job.result.addErrback(lambda _: None)
-            text = (
-                f"{call.method} returned a Deferred from a worker thread; "
-                "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
-            )
-            log.error("{text}", text=text)
-            job.error = InternalError(text)
+            job.error = deferred_in_thread(call.method)
         self._end_call(call, job.result, job.error)
 
     def _go_on_here(self, call: Call, awaitable: Any) -> None:
@@ -281,7 +292,7 @@ class Serving:
             if call._is_answered:
                 pass
             elif error is not None:
-                self._refuse(call._request, self._runner.error_of(call, error))
+                self._refuse(call._request, self._runner.error_of(call, error), error)
             else:
                 self._answer(call._request, result)
         finally:
@@ -291,7 +302,7 @@ class Serving:
         """Answer with what a Deferred, a coroutine or another awaitable gives; or at once."""
         if isinstance(result, Deferred):
             deferred = result
-        elif _is_awaitable(result):
+        elif is_awaitable(result):
             coroutine = result if isinstance(result, types.CoroutineType) else _awaited(result)
             deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
         else:
@@ -305,6 +316,8 @@ class Serving:
 
     def _begun(self, call: Call) -> None:
         self._running[call] = None
+        if call._request.since is None:
+            call._request.since = self._protocol.read_at
         if call._request.expects_reply:
             self._by_id[id_key(call._request.id)] = call
         if call._request.number:
@@ -325,11 +338,11 @@ class Serving:
         try:
             line = self._session.answer(request, result)
         except InternalError as problem:
-            error = InternalError(f"{request.method}: {problem}")
-            log.error("{error}", error=str(error))
-            self._refuse(request, error)
+            self._refuse(request, InternalError(f"{request.method}: {problem}"))
             return
         self._leave_turn(request)
+        if self._records is not None and not request.is_replaced:
+            self._records.ended(request)
         if line is not None and not self._is_over:
             if self._unread is not None:
                 line = self._within_unread(request, line, self._unread)
@@ -355,23 +368,43 @@ class Serving:
         if request.number:
             self._timed.pop(request.number, None)
 
-    def _refuse(self, request: Request, error: RPCError | None) -> None:
+    def _refuse(
+        self, request: Request, error: RPCError | None, raised: BaseException | None = None
+    ) -> None:
         self._leave_turn(request)
-        if error is None or self._is_over:
+        if error is None:
+            self._reports.ended(request, EXIT)
+            return
+        self._report(request, error, raised)
+        if self._is_over:
             return
         line = self._session.refuse(request, error)
         if line is not None:
             self._put(line)
-        elif not request.expects_reply:
-            # Nothing is ever answered to a notification (section 4.1): the log is all there is.
-            log.info(
-                "the notification {method} from {peer} failed: {error}",
-                method=shown(request.method),
-                peer=self._protocol.peer_text,
-                error=str(error),
-            )
+
+    def _refuse_unbegun(self, request: Request, error: RPCError) -> bytes | None:
+        """Write the refusal of a request that was never let in; it is sent in its turn."""
+        self._timed.pop(request.number, None)
+        self._report(request, error)
+        return self._session.refuse(request, error)
+
+    def _report(
+        self, request: Request, error: RPCError, raised: BaseException | None = None
+    ) -> None:
+        is_known = request.method in self._methods
+        self._reports.failed(request, error, raised, is_known=is_known)
 
     # --- capacity ---------------------------------------------------------------------------------
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls have begun, and not ended."""
+        return len(self._running)
+
+    @property
+    def calls_waiting(self) -> int:
+        """How many calls were read, and have not begun."""
+        return len(self._admission.waiting)
 
     @property
     def is_idle(self) -> bool:
@@ -417,7 +450,11 @@ class Serving:
 
     def end(self) -> None:
         """Cancel what is under way: nobody waits for it any more."""
+        if self._is_over:
+            return
         self._is_over = True
+        begun = [call._request for call in self._running if not call._is_answered]
+        self._reports.end([*begun, *self._admission.waiting])
         self._admission.end()
         self._timed.clear()
         if self._deadlines is not None:
@@ -427,10 +464,11 @@ class Serving:
 
 
 def _not_found(request: Request) -> RPCError:
-    return MethodNotFound(f"Method '{shown(request.method)}' not found")
+    return not_found(request.method)
 
 
-def _is_awaitable(value: Any) -> bool:
+def is_awaitable(value: Any) -> bool:
+    """Tell whether a result is still to be awaited."""
     return hasattr(type(value), "__await__")
 
 

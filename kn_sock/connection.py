@@ -15,6 +15,27 @@ from kn_sock.errors import CallCancelled, CallTimeout
 __all__ = ["RPCConnection"]
 
 
+class Intercepts(Protocol):
+    """What makes calls with interceptors around them."""
+
+    def call(
+        self,
+        channel: Channel,
+        options: CallOptions,
+        method: str,
+        args: Any,
+        kwargs: Any,
+        *,
+        is_notification: bool = False,
+    ) -> Deferred[Any]:
+        """Make a call, or a notification."""
+
+    def batch(
+        self, channel: Channel, options: CallOptions, entries: list[BatchEntry]
+    ) -> Deferred[list[Any]]:
+        """Make those of a batch."""
+
+
 class Channel(Protocol):
     """What the verbs are made of; `RPCProtocol` is one."""
 
@@ -40,6 +61,7 @@ class DeferredVerbs:
 
     _channel: Channel
     _options: CallOptions
+    _intercepting: Intercepts | None = None
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
         """Call a method; every argument after its name goes to the method.
@@ -58,11 +80,17 @@ class DeferredVerbs:
         """
         check_method(method)
         options = self._options
+        if self._intercepting is not None:
+            return self._intercepting.call(self._channel, options, method, args, kwargs)
         call = DeferredCall(method, options.timeout, self._channel)
         try:
             call.timeout = timeout = time_left(options.timeout)
             call.call_id, line = self._channel.writer.write_call(
-                method, args, kwargs, timeout=options.told(timeout)
+                method,
+                args,
+                kwargs,
+                timeout=options.told(timeout),
+                traceparent=options.traceparent,
             )
         except (TypeError, ValueError, CallTimeout) as problem:
             call.fail(problem)
@@ -82,8 +110,15 @@ class DeferredVerbs:
         Spec: JSON-RPC 2.0, section 4.1.
         """
         check_method(method)
+        options = self._options
+        if self._intercepting is not None:
+            return self._intercepting.call(
+                self._channel, options, method, args, kwargs, is_notification=True
+            )
         try:
-            line = self._channel.writer.write_notification(method, args, kwargs)
+            line = self._channel.writer.write_notification(
+                method, args, kwargs, traceparent=options.traceparent
+            )
         except (TypeError, ValueError):
             return fail()
         return maybeDeferred(self._channel.send_notification, line)
@@ -93,6 +128,8 @@ class DeferredVerbs:
         return Batch(self._send_batch)
 
     def _send_batch(self, entries: list[BatchEntry]) -> Deferred[list[Any]]:
+        if self._intercepting is not None:
+            return self._intercepting.batch(self._channel, self._options, entries)
         try:
             timeout = time_left(self._options.timeout)
         except CallTimeout:
@@ -108,13 +145,14 @@ class DeferredVerbs:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``propagate_deadline``; ``idempotent=True`` for
-                methods that may be run twice. A call that was written when the connection was lost
-                is then sent once more, over the next one, within its time; a batch is, where none
-                of its calls had ended. That does nothing for a connection that does not come back,
-                as `connect` makes it.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``traceparent``, the trace
+                that the calls belong to; ``idempotent=True`` for methods that may be run twice. A
+                call that was written when the connection was lost is then sent once more, over the
+                next one, within its time; a batch is, where none of its calls had ended. That does
+                nothing for a connection that does not come back, as `connect` makes it.
         """
-        return RPCConnection(self._channel, self._options.replaced(options))
+        changed = self._options.replaced(options)
+        return RPCConnection(self._channel, changed, self._intercepting)
 
 
 class RPCConnection(DeferredVerbs):
@@ -126,9 +164,13 @@ class RPCConnection(DeferredVerbs):
     call failed at once has already failed.
     """
 
-    def __init__(self, channel: Channel, options: CallOptions) -> None:
+    def __init__(
+        self, channel: Channel, options: CallOptions, intercepting: Intercepts | None = None
+    ) -> None:
         self._channel = channel
         self._options = options
+        if intercepting is not None:
+            self._intercepting = intercepting
 
     def close(self) -> Deferred[None]:
         """Close the connection; calls that wait for a reply fail with `ConnectionLost`. Idempotent.
@@ -222,8 +264,7 @@ def send_batch(
         return succeed([])
     batch = WholeBatch(channel, entries, options.timeout)
     try:
-        told = options.told(options.timeout)
-        line = write_batch(channel.writer, batch.calls, entries, told)
+        line = write_batch(channel.writer, batch.calls, entries, options)
         if options.idempotent:
             again = Again(line)
             for call in batch.calls:
@@ -238,7 +279,10 @@ def send_batch(
 
 
 def write_batch(
-    writer: Writer, calls: list[PendingCall], entries: list[BatchEntry], told: float | None
+    writer: Writer,
+    calls: list[PendingCall],
+    entries: list[BatchEntry],
+    options: CallOptions,
 ) -> bytes:
     """Write a batch, giving each of its calls the id that it was written with.
 
@@ -249,8 +293,12 @@ def write_batch(
     waiting = iter(calls)
     for entry in entries:
         if entry.is_call:
-            next(waiting).call_id, line = writer.write_call(*entry[:3], timeout=told)
+            next(waiting).call_id, line = writer.write_call(
+                *entry[:3],
+                timeout=options.told(options.timeout),
+                traceparent=options.traceparent,
+            )
         else:
-            line = writer.write_notification(*entry[:3])
+            line = writer.write_notification(*entry[:3], traceparent=options.traceparent)
         lines.append(line)
     return writer.write_batch(lines)

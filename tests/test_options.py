@@ -98,9 +98,22 @@ def test_an_unknown_option_is_named() -> None:
 
 
 def test_every_option_that_a_command_line_can_set_is_explained() -> None:
+    without_text = {"executor", "interceptors", "callback_interceptors"}
+    # These have flags of their own.
+    with_own_flags = {"access_log", "metrics", "stats"}
     for field in dataclasses.fields(ServerOptions):
-        if field.name != "executor":
+        if field.name not in without_text | with_own_flags:
             assert field.metadata["help"]
+
+
+@pytest.mark.parametrize("name", ["interceptors", "callback_interceptors"])
+@pytest.mark.parametrize("wrong", [print, "print", None, [print, 3], {print}])
+def test_interceptors_are_a_list_of_functions(name: str, wrong: Any) -> None:
+    given: dict[str, Any] = {name: wrong}
+    with pytest.raises(TypeError, match=name):
+        ServerOptions(**given)
+    allowed: dict[str, Any] = {name: [print]}
+    assert getattr(ServerOptions(**allowed), name) == [print]
 
 
 def test_counts_and_seconds_are_checked_by_name() -> None:
