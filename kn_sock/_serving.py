@@ -98,6 +98,7 @@ class Serving:
         self._timed: dict[int, Request | Call] = {}
         self._deadlines: Deadlines | None = None
         self._is_over = False
+        self._is_proceeding = self._must_proceed = False
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
 
@@ -386,7 +387,17 @@ class Serving:
     def _proceed(self) -> None:
         if self._is_over:
             return
-        self._admission.proceed()
+        if self._is_proceeding:
+            # A call that ended as soon as it began: the next is begun below, and not inside it.
+            self._must_proceed = True
+            return
+        self._is_proceeding = self._must_proceed = True
+        try:
+            while self._must_proceed:
+                self._must_proceed = False
+                self._admission.proceed()
+        finally:
+            self._is_proceeding = False
         if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()
 
