@@ -60,7 +60,7 @@ class StatsCollector:
             "Connections that were closed before they could call.",
             labels=["reason"],
         )
-        for reason, count in list(stats.refused.items()):
+        for reason, count in stats.refused.copy().items():
             refused.add_metric([reason], count)
         yield refused
         yield from self._calls()
@@ -74,8 +74,8 @@ class StatsCollector:
             "Seconds from when a call was read to its answer.",
             labels=["method"],
         )
-        for name, figures in list(self._stats.methods.items()):
-            for outcome, count in list(figures.outcomes.items()):
+        for name, figures in self._stats.methods.copy().items():
+            for outcome, count in figures.outcomes.copy().items():
                 calls.add_metric([name, outcome], count)
             seconds.add_metric([name], list(cumulated(figures.buckets).items()), figures.seconds)
         yield calls

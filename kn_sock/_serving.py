@@ -106,6 +106,7 @@ class Serving:
         self._is_over = False
         # Bytes of replies since the peer stopped reading; None while it reads.
         self._unread: int | None = None
+        self._is_proceeding = self._must_proceed = False
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
 
@@ -438,7 +439,17 @@ class Serving:
     def _proceed(self) -> None:
         if self._is_over:
             return
-        self._admission.proceed()
+        if self._is_proceeding:
+            # A call that ended as soon as it began: the next is begun below, and not inside it.
+            self._must_proceed = True
+            return
+        self._is_proceeding = self._must_proceed = True
+        try:
+            while self._must_proceed:
+                self._must_proceed = False
+                self._admission.proceed()
+        finally:
+            self._is_proceeding = False
         if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()
 

@@ -82,7 +82,8 @@ class MethodStats:
 class Stats:
     """The figures of one server, or of several that share it.
 
-    Figures are counted on the reactor's thread; they may be read on any.
+    Figures are counted on the reactor's thread; they may be read on any. What is iterated over is
+    copied first, by the one step that no other thread comes between.
 
     Attributes:
         methods: the calls that have ended, by method.
@@ -153,7 +154,7 @@ class Stats:
     # --- reading ----------------------------------------------------------------------------------
 
     def _sum(self, name: str) -> int:
-        return sum(getattr(source, name) for source in list(self._open))
+        return sum(getattr(source, name) for source in self._open.copy())
 
     @property
     def open_connections(self) -> int:
@@ -191,15 +192,15 @@ class Stats:
             "connections": {
                 "open": self.open_connections,
                 "total": self.connections,
-                "refused": dict(self.refused),
+                "refused": self.refused.copy(),
             },
             "calls": {
                 name: {
-                    "outcomes": dict(figures.outcomes),
+                    "outcomes": figures.outcomes.copy(),
                     "seconds": figures.seconds,
                     "buckets": cumulated(figures.buckets),
                 }
-                for name, figures in list(self.methods.items())
+                for name, figures in self.methods.copy().items()
             },
             "calls_in_flight": self.calls_in_flight,
             "calls_waiting": self.calls_waiting,
@@ -217,7 +218,7 @@ def cumulated(buckets: list[int]) -> dict[str, int]:
     """Say for each bound how many took that long at most, as Prometheus does."""
     total = 0
     found = {}
-    for bound, count in zip((*map(str, map(float, BUCKETS)), "+Inf"), list(buckets), strict=True):
+    for bound, count in zip((*map(str, map(float, BUCKETS)), "+Inf"), buckets.copy(), strict=True):
         total += count
         found[bound] = total
     return found

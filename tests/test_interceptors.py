@@ -335,6 +335,31 @@ def test_calls_without_ids_keep_their_order(network: MemoryNetwork) -> None:
         assert raw.send() == [{"result": each}]
 
 
+@pytest.mark.parametrize("is_intercepted", [False, True])
+@pytest.mark.parametrize("request_id", [{}, {"jsonrpc": "2.0", "id": 1}])
+def test_many_that_waited_are_run_one_after_the_other_and_not_inside_each_other(
+    network: MemoryNetwork, is_intercepted: bool, request_id: dict[str, Any]
+) -> None:
+    gate: Deferred[Any] = Deferred()
+
+    @in_reactor
+    def waits() -> Deferred[Any]:
+        return gate
+
+    @in_reactor
+    def has_ended() -> Deferred[int]:
+        return succeed(1)
+
+    options: dict[str, Any] = {"interceptors": [as_coroutine]} if is_intercepted else {}
+    most = 1000 if not request_id else 1
+    funcs = {"waits": waits, "has_ended": has_ended}
+    raw = Raw(network, funcs, max_pending=most, **options)
+    rest = [{**request_id, "method": "has_ended"}] * 900
+    assert raw.send({**request_id, "method": "waits"}, *rest) == []
+    gate.callback(0)
+    assert [each["result"] for each in raw.send()] == [0, *[1] * 900]
+
+
 # --- threads --------------------------------------------------------------------------------------
 
 setting: contextvars.ContextVar[str] = contextvars.ContextVar("setting", default="unset")
