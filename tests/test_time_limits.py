@@ -171,7 +171,9 @@ def test_a_call_whose_time_has_passed_is_not_run(network: MemoryNetwork, timeout
     assert ran == []
 
 
-@pytest.mark.parametrize("timeout", ["soon", None, True, [1], {"s": 1}])
+@pytest.mark.parametrize(
+    "timeout", ["soon", None, True, [1], {"s": 1}, pytest.param(10**400, id="beyond a double")]
+)
 def test_a_time_that_is_no_number_is_not_ours(network: MemoryNetwork, timeout: Any) -> None:
     wire = Wire(network, {"deadline": lambda: current_call().deadline})
     wire.send(request(1, "deadline", timeout=timeout))
