@@ -106,6 +106,7 @@ class Serving:
         self._deadlines: Deadlines | None = None
         self._lane: Lane | None = None
         self._is_over = False
+        self._is_proceeding = False
         # Bytes of replies since the peer stopped reading; None while it reads.
         self._unread: int | None = None
         #: Whether the protocol is to be told when every call has been answered.
@@ -403,9 +404,14 @@ class Serving:
             self._proceed()
 
     def _proceed(self) -> None:
-        if self._is_over:
+        # Calls that are begun here may end here: the outermost goes on, however many there are.
+        if self._is_over or self._is_proceeding:
             return
-        self._admission.proceed()
+        self._is_proceeding = True
+        try:
+            self._admission.proceed()
+        finally:
+            self._is_proceeding = False
         if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()
 

@@ -478,6 +478,52 @@ def test_inline_calls_in_the_kn_sock_dialect_do_not_recurse(make_server: MakeSer
     assert server.replies() == [{"result": 0}] + [{"result": 3}] * 3000
 
 
+@pytest.mark.parametrize("dialect", ["kn-sock", "2.0"])
+def test_coroutines_that_waited_and_end_at_once_do_not_recurse(
+    make_server: MakeServer, dialect: str
+) -> None:
+    waiting: Deferred[int] = Deferred()
+
+    async def add_soon(a: int, b: int) -> int:
+        return a + b
+
+    funcs = {"wait": in_reactor(lambda: waiting), "add": add_soon}
+    if dialect == "kn-sock":
+        server = make_server(funcs, max_pending=5000)
+        wait = b'{"method": "wait", "params": [], "kwargs": {}}\n'
+        line = b'{"method": "add", "params": [1, 2], "kwargs": {}}\n'
+    else:
+        server = make_server(funcs, max_pending=1)
+        wait, line = request(0, "wait", []), request(1)
+    server.send(wait + line * 3000)
+    waiting.callback(0)
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == [0] + [3] * 3000
+
+
+def test_a_drain_does_not_cut_off_a_call_that_ends_the_last_one_under_way(
+    make_server: MakeServer,
+) -> None:
+    waiting: list[Deferred[str]] = []
+
+    @in_reactor
+    def wait() -> Deferred[str]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    @in_reactor
+    def release() -> str:
+        waiting[1].callback("second")
+        return "released"
+
+    server = make_server({"wait": wait, "release": release}, max_pending=2)
+    server.send(request(1, "wait", []) + request(2, "wait", []) + request(3, "release", []))
+    server.factory.drain()
+    waiting[0].callback("first")
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == ["first", "second", "released"]
+
+
 def test_cancellations_are_heard_when_the_most_calls_are_under_way(
     make_server: MakeServer,
 ) -> None:
