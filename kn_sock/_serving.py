@@ -152,15 +152,15 @@ class Serving:
             return
         call = self._by_id.get(key)
         if call is not None:
-            self._cancel(call, CANCELLED)
+            self._cancel(call)
             return
         held = self._admission.withdraw(key)
         if held is not None:
             self._refuse(held, CANCELLED)
             self._admission.check_capacity()
 
-    def _cancel(self, call: Call, verdict: RPCError) -> None:
-        """Stop a call; the verdict is its answer where it has not been begun."""
+    def _cancel(self, call: Call) -> None:
+        """Stop a call; one that no thread has yet ends here."""
         call.cancelled = True
         stop = call._stop
         if isinstance(stop, Deferred):
@@ -169,9 +169,16 @@ class Serving:
             except Exception:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
-        elif isinstance(stop, Job) and stop.withdraw():
-            self._refuse(call._request, verdict)
-            self._settled(call)
+        elif isinstance(stop, Job):
+            self._end_waiting(call, stop, CANCELLED)
+
+    def _end_waiting(self, call: Call, job: Job, verdict: RPCError) -> bool:
+        """End a call that waits for a thread; ``False`` where one has it already."""
+        if not job.withdraw():
+            return False
+        self._refuse(call._request, verdict)
+        self._settled(call)
+        return True
 
     # --- deadlines --------------------------------------------------------------------------------
 
@@ -195,13 +202,17 @@ class Serving:
         """End what has not ended in time."""
         late = self._timed[number]
         if isinstance(late, Call):
-            was_begun = not (isinstance(late._stop, Job) and late._stop.is_waiting)
-            verdict = _too_late(maybe_executed=was_begun)
-            if was_begun:
-                # Answered now; what comes of it later has no reader any more.
-                self._refuse(late._request, verdict)
-                late._is_answered = True
-            self._cancel(late, verdict)
+            stop = late._stop
+            unbegun = _too_late(maybe_executed=False)
+            if isinstance(stop, Job) and self._end_waiting(late, stop, unbegun):
+                return
+            # Answered now; what comes of it later has no reader any more.
+            self._refuse(late._request, _too_late(maybe_executed=True))
+            late._is_answered = True
+            self._cancel(late)
+            if self._admission.has_waiting:
+                # A thread may keep it for ever, and those behind it have their turn now.
+                self._proceed()
         elif self._admission.drop(late):
             self._refuse(late, _too_late(maybe_executed=False))
             self._admission.check_capacity()
@@ -429,7 +440,7 @@ class Serving:
         if self._deadlines is not None:
             self._deadlines.stop()
         for call in list(self._running):
-            self._cancel(call, CANCELLED)
+            self._cancel(call)
 
 
 def _not_found(request: Request) -> RPCError:

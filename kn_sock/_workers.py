@@ -65,11 +65,6 @@ class Job:
             self.error = error
         self._finished.add(self)
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether no thread has it yet. Any thread."""
-        return bool(self._claim)
-
     def withdraw(self) -> bool:
         """Take the job back; ``False`` when a thread has it already. Any thread."""
         try:

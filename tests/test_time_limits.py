@@ -42,6 +42,7 @@ class Wire:
         self._pair = connected_pair(funcs, network=network, **options)
         self.network = network
         self.received: list[Any] = []
+        (self.server,) = self._pair.network.factory.connections
         self._pair.wire.protocol.dataReceived = self._take
 
     def _take(self, data: bytes) -> None:
@@ -247,6 +248,58 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
     wire.advance(0)
     assert seen == [False, True]
     assert wire.take() == [too_late(1, maybe_executed=True)]
+
+
+def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
+    network: MemoryNetwork,
+) -> None:
+    class Taken(list[bool]):
+        """Looks free until it is asked for, as when a thread takes it in between."""
+
+        def pop(self, *_: Any) -> bool:
+            raise IndexError
+
+    executor = ManualExecutor()
+    wire = Wire(network, {"slow": lambda: 1}, executor=executor)
+    wire.send(request(1, "slow", timeout=1))
+    (call,) = wire.server._serving._running
+    call._stop._claim = Taken([True])
+    wire.advance(1)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert call.cancelled
+
+
+def test_a_thread_that_keeps_a_call_past_its_time_does_not_keep_those_behind_it(
+    network: MemoryNetwork,
+) -> None:
+    executor = ManualExecutor()
+    replies: list[Any] = []
+
+    def slow() -> str:
+        # While this thread is busy, the reactor finds the time to be over.
+        wire.advance(1)
+        replies.extend(wire.take())
+        wire.advance(4)
+        replies.extend(wire.take())
+        return "too late"
+
+    wire = Wire(network, {"slow": slow, "echo": echo}, executor=executor)
+    wire.send({"method": "slow", "params": [], "timeout": 1})
+    wire.send({"method": "echo", "params": [1], "timeout": 1})
+    wire.send({"method": "echo", "params": [2], "timeout": 5})
+    executor.run(1)
+    text = "the time for the call has passed; "
+    assert replies == [
+        {"error": text + "it had been begun"},
+        {"error": text + "it was not run"},
+        {"error": text + "it was not run"},
+    ]
+    wire.advance(0)
+    assert wire.take() == []
+    wire.send({"method": "echo", "params": [3]})
+    executor.run()
+    wire.advance(0)
+    assert wire.take() == [{"result": 3}]
 
 
 def test_a_call_that_was_held_back_too_long_is_not_run(
