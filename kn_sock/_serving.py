@@ -98,7 +98,7 @@ class Serving:
             self._running,
             run=self._run,
             put=put,
-            refuse=session.refuse,
+            refuse=self._refusal_of,
             update_reading=protocol.update_reading,
         )
         # Requests with a deadline, and the calls that they became, by a number of their own.
@@ -359,6 +359,10 @@ class Serving:
                 line = encode_error("2.0", None, error)
         self._unread = unread + len(line)
         return line
+
+    def _refusal_of(self, request: Request, error: RPCError) -> bytes | None:
+        self._leave_turn(request)
+        return self._session.refuse(request, error)
 
     def _leave_turn(self, request: Request) -> None:
         """Take note that a request is answered."""

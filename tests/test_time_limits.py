@@ -351,6 +351,15 @@ def test_no_timer_is_left_when_the_connection_ends(network: MemoryNetwork, wait:
     assert network.reactor.getDelayedCalls() == []
 
 
+def test_nothing_is_kept_of_a_call_that_was_refused(network: MemoryNetwork, wait: Any) -> None:
+    wire = Wire(network, {"wait": wait})
+    wire.send(request(1, "wait"))
+    network.factory.drain()
+    wire.send(*(request(number, "wait", timeout=1000) for number in range(2, 9)))
+    assert {reply["error"]["code"] for reply in wire.take()} == {ErrorCode.SERVER_BUSY}
+    assert wire.server._serving._timed == {}
+
+
 # --- what the server says -------------------------------------------------------------------------
 
 
