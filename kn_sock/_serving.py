@@ -354,9 +354,11 @@ class Serving:
             text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
             error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
             if request.batch is None:
-                line = self._session.refuse(request, error) or line
+                instead = self._session.refuse(request, error) or line
             else:
-                line = encode_error("2.0", None, error)
+                instead = encode_error("2.0", None, error)
+            # What is an error already, and as short, stays as it is.
+            line = min(line, instead, key=len)
         self._unread = unread + len(line)
         return line
 
@@ -377,6 +379,8 @@ class Serving:
             return
         line = self._session.refuse(request, error)
         if line is not None:
+            if self._unread is not None:
+                line = self._within_unread(request, line, self._unread)
             self._put(line)
         elif not request.expects_reply:
             # Nothing is ever answered to a notification (section 4.1): the log is all there is.

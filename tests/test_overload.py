@@ -13,7 +13,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Factory, Protocol
 
-from kn_sock import ConnectionLost, RPCServerFactory, connect, in_reactor
+from kn_sock import ConnectionLost, RPCError, RPCServerFactory, connect, in_reactor
 from kn_sock._watches import StallWatch
 from kn_sock.testing import MemoryNetwork, MemoryReactor, MemoryTransport, connected_pair
 
@@ -285,8 +285,9 @@ def test_a_peer_that_reads_again_is_watched_anew() -> None:
     assert clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_what_waits_for_a_peer_that_does_not_read_is_bounded(
-    network: MemoryNetwork, waiting: list[Deferred[Any]]
+    network: MemoryNetwork, waiting: list[Deferred[Any]], fails: bool
 ) -> None:
     """The calls were under way when it stopped: replies are dropped, and it is told."""
 
@@ -303,14 +304,18 @@ def test_what_waits_for_a_peer_that_does_not_read_is_bounded(
     network.pump()
     server = stop_reading(client)
     for one in waiting:
-        one.callback("x" * 90_000)
+        if fails:
+            one.errback(RPCError(1, "no", "x" * 90_000))
+        else:
+            one.callback("x" * 90_000)
     network.pump()
     assert most < server.unsent_bytes + 100_000 < most + 400 * 300 + 200_000
     client.transport.resumeProducing()
     network.pump()
     replies = client.replies
     assert sorted(reply["id"] for reply in replies) == list(range(400))
-    dropped = [reply["error"] for reply in replies if "error" in reply]
+    errors = [reply["error"] for reply in replies if "error" in reply]
+    dropped = [error for error in errors if error["code"] != 1]
     assert 380 < len(dropped) < 400
     assert {error["code"] for error in dropped} == {-32008}
     assert dropped[0]["message"] == (
