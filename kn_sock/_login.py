@@ -273,10 +273,11 @@ class Login:
 
     def _answer_failure(self, answer: Deferred[Any]) -> None:
         self._timer = None
-        self._is_trying = False
+        # Another try may wait, and begins with the answer: the last one stays the last.
+        is_last = self._is_trying = self._failures >= MOST_TRIES
         if not answer.called:
             answer.errback(NotAuthenticated(_REFUSED))
-        if self._failures >= MOST_TRIES:
+        if is_last:
             self._protocol.close()
 
     def _log_failure(self, failure: Failure, credentials: Password | Token) -> None:

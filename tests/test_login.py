@@ -504,6 +504,39 @@ def test_a_few_failures_close_the_connection_each_later_than_the_one_before(
     assert pair.network.factory.failed_logins == 3
 
 
+def test_tries_that_wait_in_line_are_as_few_and_as_late(make_raw: MakeRaw) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    line = {"method": "rpc.login", "params": ["ada", "battery staple"]}
+    assert raw.send(*[line] * 9) == []
+    for tries, delay in enumerate((1, 2, 4), 1):
+        assert len(checker.asked) == tries
+        checker.asked[-1].errback(UnauthorizedLogin())
+        raw.network.reactor.advance(delay - 0.01)
+        raw.network.pump()
+        assert raw.replies() == []
+        raw.network.reactor.advance(0.02)
+        raw.network.pump()
+        assert raw.replies()[:1] == [{"error": "the credentials were not accepted"}]
+    assert raw.peer.is_closed
+    assert len(checker.asked) == 3
+    assert raw.factory.failed_logins == 3
+
+
+def test_tries_that_wait_in_line_are_as_late_where_the_checker_is_quick(make_raw: MakeRaw) -> None:
+    raw = make_raw()
+    raw.send(*[{"method": "rpc.login", "params": ["ada", "battery staple"]}] * 3)
+    for delay in (1, 2, 3.9):
+        assert not raw.peer.is_closed
+        raw.network.reactor.advance(delay)
+        raw.network.pump()
+    assert not raw.peer.is_closed
+    raw.network.reactor.advance(0.2)
+    raw.network.pump()
+    assert raw.peer.is_closed
+    assert raw.replies() == [{"error": "the credentials were not accepted"}] * 3
+
+
 def test_credentials_that_no_checker_takes_are_refused_like_others(make_pair: MakePair) -> None:
     pair = make_pair(portal=portal_for(None, PasswordChecker({"ada": "correct horse"})))
     outcome = Outcome(pair.client.call("rpc.login", "t0ken-of-bob"))
