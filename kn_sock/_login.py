@@ -232,8 +232,13 @@ class Login:
     def _give_up(self) -> None:
         """The caller does not wait any more; its try counts all the same, and lets nobody in."""
         self._is_given_up = True
-        if self._checking is not None:
+        if self._checking is None:
+            return
+        try:
             self._checking.cancel()
+        except Exception:
+            # The checker's own canceller; the connection's end does not wait for it.
+            log.failure("cancelling a login raised")
 
     def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any]) -> None:
         identity, (_, avatar, logout) = outcome

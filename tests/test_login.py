@@ -625,6 +625,24 @@ def test_a_try_that_is_cancelled_and_succeeds_opens_nothing(make_pair: MakePair)
     assert isinstance(answer(pair, "who"), NotAuthenticated)
 
 
+def test_a_checker_whose_canceller_raises_strands_nothing(
+    make_raw: MakeRaw, logged_errors: Any
+) -> None:
+    class Raises(FakeChecker):
+        def _cancel(self, deferred: Any) -> None:
+            raise ZeroDivisionError
+
+    raw = make_raw(portal_for(None, Raises()))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    (server,) = raw.factory.connections
+    closed = server.when_closed()
+    raw.wire.loseConnection()
+    raw.network.pump()
+    assert closed.called
+    assert raw.factory.drain().called
+    assert {*logged_errors.claim()} == {"cancelling a login raised"}
+
+
 def test_a_login_by_notification_is_a_try_like_others(make_pair: MakePair) -> None:
     pair = make_pair()
     pair.client.notify("rpc.login", "ada", "battery staple")
