@@ -119,9 +119,12 @@ class ServerOptions:
         check_seconds("send_timeout", self.send_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
         check_seconds("login_timeout", self.login_timeout)
+        check_flag("expose_errors", self.expose_errors)
+        check_flag("share_tracebacks", self.share_tracebacks)
         check_choice("framing", self.framing, FRAMINGS)
         check_choice("unversioned", self.unversioned, get_args(Unversioned))
         check_choice("cancellation", self.cancellation, get_args(Cancellation))
+        check_executor(self.executor)
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
@@ -157,6 +160,15 @@ def check_flag(name: str, value: object) -> None:
     """Raise unless *value* is true or false."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def check_executor(value: object) -> None:
+    """Raise unless *value* runs work in threads of this process, or is ``None``."""
+    kinds = {kind.__name__ for kind in type(value).__mro__}
+    is_one = callable(getattr(value, "submit", None)) and not isinstance(value, type)
+    # What runs in another process cannot be handed back to the call, and nothing would tell.
+    if value is not None and (not is_one or "ProcessPoolExecutor" in kinds):
+        raise TypeError(f"executor must be an Executor that has threads, not {value!r:.60}")
 
 
 def check_seconds(name: str, value: object) -> None:
