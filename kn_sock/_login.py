@@ -23,7 +23,7 @@ from zope.interface import implementer
 from kn_sock._call import current_call
 from kn_sock._discover import standard_methods
 from kn_sock._session import Request
-from kn_sock._text import shown
+from kn_sock._text import cut, shown
 from kn_sock._version import __version__
 from kn_sock.auth import (
     EVERYTHING,
@@ -258,7 +258,7 @@ class Login:
         log.info(
             "{peer}: logged in as {identity}",
             peer=self._protocol.peer_text,
-            identity=repr(shown(identity)),
+            identity=repr(cut(identity, 60)),
         )
         answer.callback({"identity": identity})
 
@@ -336,7 +336,7 @@ class Login:
 def _who(credentials: Password | Token) -> str:
     if isinstance(credentials, Password):
         # As it is written in Python: what a stranger sends shall not look like a line of the log.
-        return f"as {shown(identity_text(credentials.username))!r}"
+        return f"as {cut(identity_text(credentials.username), 60)!r}"
     return "by token"
 
 

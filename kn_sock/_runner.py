@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from kn_sock._call import Call
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
+from kn_sock._text import writable
 from kn_sock._workers import Finished, Job, Lane, Submits, WorkerPool
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 from kn_sock.methods import Method
@@ -126,7 +127,7 @@ class Runner:
             method=call.method,
             peer=call.peer_text,
             kind=type(exception).__name__,
-            error=str(error),
+            error=writable(str(error)),
         )
         options = self.options
         if not options.expose_errors:
@@ -143,7 +144,7 @@ class Runner:
         log.error(
             "internal error, reference {reference}:\n{traceback}",
             reference=reference,
-            traceback=_traceback_of(exception),
+            traceback=writable(_traceback_of(exception)),
         )
         return InternalError(f"internal error (reference {reference})", {"reference": reference})
 

@@ -21,7 +21,7 @@ from kn_sock._codec import encode_error
 from kn_sock._deadlines import Deadlines
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Refusal, Request, Session, id_key
-from kn_sock._text import shown
+from kn_sock._text import shown, writable
 from kn_sock._workers import Job, Lane
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
 from kn_sock.methods import Method
@@ -388,7 +388,7 @@ class Serving:
                 "the notification {method} from {peer} failed: {error}",
                 method=shown(request.method),
                 peer=self._protocol.peer_text,
-                error=str(error),
+                error=writable(str(error)),
             )
 
     # --- capacity ---------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "_peer": set(),
     "_watches": set(),
     "_refusing": {"errors", "_codec", "_peer"},
-    "_runner": {"errors", "methods", "_options", "_call", "_workers", "_outbox"},
+    "_runner": {"errors", "_text", "methods", "_options", "_call", "_workers", "_outbox"},
     "_admission": {"errors", "_session"},
     "_serving": {
         "errors",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LogLevel,
+    formatEvent,
+    globalLogPublisher,
+)
 from zope.interface import implementer
 
 from kn_sock import (
@@ -887,6 +894,37 @@ def test_a_notification_whose_error_has_no_text_does_no_harm(make_server: MakeSe
 
 
 # --- the calling end against a peer that speaks bytes ---------------------------------------------
+
+
+@pytest.mark.parametrize("text", [r"\ud800 there", r"\u001b[2J\r\nthere"])
+def test_what_a_peer_sends_does_the_log_no_harm(
+    make_server: MakeServer, tmp_path: Path, logged_errors: Any, text: str
+) -> None:
+    """Half a surrogate pair has no form in UTF-8: an observer that raises loses the line."""
+
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    def notification(method: str, params: str) -> bytes:
+        return f'{{"jsonrpc": "2.0", "method": "{method}", "params": {params}}}\n'.encode()
+
+    path = tmp_path / "log"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        observer = FileLogObserver(file, lambda event: formatEvent(event) + "\n")
+        globalLogPublisher.addObserver(observer)
+        server = make_server({"fail": fail})
+        server.send(notification(text, "[]"))
+        server.send(notification("fail", f'{{"text": "", "{text}": 1}}'))
+        hiding = make_server({"fail": fail}, expose_errors=False)
+        for each in (server, hiding):
+            each.send(request(1, "fail", [json.loads(f'"{text}"')]))
+        globalLogPublisher.removeObserver(observer)
+    assert [line.split(",")[0] for line in logged_errors.claim()] == ["internal error"]
+    logged = path.read_text("utf-8")
+    assert "not found" in logged.splitlines()[0]
+    assert "unexpected" in logged
+    assert logged.count("raised ValueError") == 2
+    assert "internal error, reference" in logged
 
 
 class Caller:
