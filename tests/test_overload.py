@@ -207,6 +207,37 @@ def test_a_connection_over_which_the_server_waits_for_a_reply_is_not_idle(
     calling.addErrback(lambda failure: failure.trap(ConnectionLost))
 
 
+def test_a_reply_that_is_read_slowly_is_not_cut_off(network: MemoryNetwork) -> None:
+    listen(network, {"echo": echo}, idle_timeout=10.0, send_timeout=60.0)
+    client = join(network)
+    server: MemoryTransport = client.transport.peer
+    client.transport.write(call(1, "echo", "x" * 1_000_000))
+    client.transport.deliver()
+    network.reactor.advance(0)
+    server.chunk_bytes = 100_000
+    while server.unsent_bytes:
+        assert server.deliver()
+        network.reactor.advance(9.0)
+    network.pump()
+    assert len(client.replies[0]["result"]) == 1_000_000
+    assert client.lost is None
+    network.reactor.advance(10.0)
+    network.pump()
+    assert client.lost is not None
+
+
+def test_a_peer_that_takes_nothing_of_a_short_reply_is_silent(network: MemoryNetwork) -> None:
+    listen(network, {"echo": echo}, idle_timeout=10.0)
+    client = join(network)
+    client.transport.peer.is_held = True
+    client.transport.write(call(1, "echo", "x"))
+    network.pump()
+    for _ in range(3):
+        network.reactor.advance(10.0)
+        network.pump()
+    assert isinstance(client.lost, ConnectionAborted)
+
+
 def test_no_idle_timer_runs_unless_asked(network: MemoryNetwork) -> None:
     listen(network, {"echo": echo})
     join(network)
