@@ -132,12 +132,12 @@ class InterceptedServing(Serving):
         raise CancelledError
 
     @override
-    def _cancel(self, call: Call, verdict: RPCError) -> None:
+    def _cancel(self, call: Call) -> None:
         if isinstance(call, ServedCall) and call._job is not None and not call._job.is_waiting:
             # A thread has the function, which can look; its interceptors wait for it, as we do.
             call.cancelled = True
             return
-        super()._cancel(call, verdict)
+        super()._cancel(call)
 
     @override
     def _was_begun(self, call: Call) -> bool:

@@ -23,7 +23,7 @@ from zope.interface import implementer
 from kn_sock._call import current_call
 from kn_sock._discover import standard_methods
 from kn_sock._session import Request
-from kn_sock._text import shown
+from kn_sock._text import cut, shown
 from kn_sock._version import __version__
 from kn_sock.auth import (
     EVERYTHING,
@@ -236,8 +236,13 @@ class Login:
     def _give_up(self) -> None:
         """The caller does not wait any more; its try counts all the same, and lets nobody in."""
         self._is_given_up = True
-        if self._checking is not None:
+        if self._checking is None:
+            return
+        try:
             self._checking.cancel()
+        except Exception:
+            # The checker's own canceller; the connection's end does not wait for it.
+            log.failure("cancelling a login raised")
 
     def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any]) -> None:
         identity, (_, avatar, logout) = outcome
@@ -257,7 +262,7 @@ class Login:
         log.info(
             "{peer}: logged in as {identity}",
             peer=self._protocol.peer_text,
-            identity=repr(shown(identity)),
+            identity=repr(cut(identity, 60)),
         )
         answer.callback({"identity": identity})
 
@@ -278,10 +283,11 @@ class Login:
 
     def _answer_failure(self, answer: Deferred[Any]) -> None:
         self._timer = None
-        self._is_trying = False
+        # Another try may wait, and begins with the answer: the last one stays the last.
+        is_last = self._is_trying = self._failures >= MOST_TRIES
         if not answer.called:
             answer.errback(NotAuthenticated(_REFUSED))
-        if self._failures >= MOST_TRIES:
+        if is_last:
             self._protocol.close()
 
     def _log_failure(self, failure: Failure, credentials: Password | Token) -> None:
@@ -335,7 +341,7 @@ class Login:
 def _who(credentials: Password | Token) -> str:
     if isinstance(credentials, Password):
         # As it is written in Python: what a stranger sends shall not look like a line of the log.
-        return f"as {shown(identity_text(credentials.username))!r}"
+        return f"as {cut(identity_text(credentials.username), 60)!r}"
     return "by token"
 
 

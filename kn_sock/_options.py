@@ -135,11 +135,14 @@ class ServerOptions:
         check_seconds("send_timeout", self.send_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
         check_seconds("login_timeout", self.login_timeout)
+        check_flag("expose_errors", self.expose_errors)
+        check_flag("share_tracebacks", self.share_tracebacks)
         check_choice("framing", self.framing, FRAMINGS)
         check_choice("unversioned", self.unversioned, get_args(Unversioned))
         check_choice("cancellation", self.cancellation, get_args(Cancellation))
         check_functions("interceptors", self.interceptors)
         check_functions("callback_interceptors", self.callback_interceptors)
+        check_executor(self.executor)
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
@@ -184,6 +187,15 @@ def check_functions(name: str, value: object) -> None:
     for each in value:
         if not callable(each):
             raise TypeError(f"{name} must be functions, and {each!r:.60} cannot be called")
+
+
+def check_executor(value: object) -> None:
+    """Raise unless *value* runs work in threads of this process, or is ``None``."""
+    kinds = {kind.__name__ for kind in type(value).__mro__}
+    is_one = callable(getattr(value, "submit", None)) and not isinstance(value, type)
+    # What runs in another process cannot be handed back to the call, and nothing would tell.
+    if value is not None and (not is_one or "ProcessPoolExecutor" in kinds):
+        raise TypeError(f"executor must be an Executor that has threads, not {value!r:.60}")
 
 
 def check_seconds(name: str, value: object) -> None:

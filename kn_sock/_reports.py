@@ -18,7 +18,7 @@ from kn_sock import _stats
 from kn_sock._access_log import AccessLog
 from kn_sock._session import Request
 from kn_sock._stats import Stats
-from kn_sock._text import cut, shown
+from kn_sock._text import cut, shown, writable
 from kn_sock.errors import ErrorCode, RPCError, describe_exception
 
 log = Logger()
@@ -267,9 +267,9 @@ class CallReports:
         fields["kind"] = type(raised).__name__
         fields["where"] = where_of(raised)
         if _is_hidden(error):
-            fields["error"] = cut(str(describe_exception(raised)))
+            fields["error"] = writable(cut(str(describe_exception(raised))))
             fields["reference"] = error.data["reference"]
-            fields["traceback"] = traceback_of(raised)
+            fields["traceback"] = writable(traceback_of(raised))
             log.error(_HIDDEN, **fields)
         else:
             log.warn(_RAISED, **fields)
@@ -294,7 +294,7 @@ def _was_dropped(error: RPCError) -> bool:
 
 def _text_of(error: RPCError) -> str:
     try:
-        return cut(str(error))
+        return writable(cut(str(error)))
     except Exception:
         # A class of the application's may say it in a way of its own.
         return type(error).__name__

@@ -158,7 +158,7 @@ class Serving:
         call = self._by_id.get(key)
         if call is not None:
             self._reports.cancelled()
-            self._cancel(call, CANCELLED)
+            self._cancel(call)
             return
         held = self._admission.withdraw(key)
         if held is not None:
@@ -166,8 +166,8 @@ class Serving:
             self._refuse(held, CANCELLED)
             self._admission.check_capacity()
 
-    def _cancel(self, call: Call, verdict: RPCError) -> None:
-        """Stop a call; the verdict is its answer where it has not been begun."""
+    def _cancel(self, call: Call) -> None:
+        """Stop a call; one that no thread has yet ends here."""
         call.cancelled = True
         stop = call._stop
         if isinstance(stop, Deferred):
@@ -176,9 +176,16 @@ class Serving:
             except Exception:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
-        elif isinstance(stop, Job) and stop.withdraw():
-            self._refuse(call._request, verdict)
-            self._settled(call)
+        elif isinstance(stop, Job):
+            self._end_waiting(call, stop, CANCELLED)
+
+    def _end_waiting(self, call: Call, job: Job, verdict: RPCError) -> bool:
+        """End a call that waits for a thread; ``False`` where one has it already."""
+        if not job.withdraw():
+            return False
+        self._refuse(call._request, verdict)
+        self._settled(call)
+        return True
 
     # --- deadlines --------------------------------------------------------------------------------
 
@@ -202,20 +209,27 @@ class Serving:
         """End what has not ended in time."""
         late = self._timed[number]
         if isinstance(late, Call):
-            was_begun = self._was_begun(late)
-            verdict = too_late(maybe_executed=was_begun)
-            if was_begun or not isinstance(late._stop, Job):
-                # Answered now; what comes of it later has no reader any more.
-                self._refuse(late._request, verdict)
-                late._is_answered = True
-            self._cancel(late, verdict)
+            stop = late._stop
+            unbegun = too_late(maybe_executed=False)
+            if isinstance(stop, Job) and self._end_waiting(late, stop, unbegun):
+                return
+            # Answered now; what comes of it later has no reader any more.
+            # A job that could not be taken back was begun, whatever it looks like.
+            was_begun = isinstance(stop, Job) or self._was_begun(late)
+            self._refuse(late._request, too_late(maybe_executed=was_begun))
+            late._is_answered = True
+            self._cancel(late)
+            if self._admission.has_waiting:
+                # A thread may keep it for ever, and those behind it have their turn now.
+                self._proceed()
         elif self._admission.drop(late):
             self._refuse(late, too_late(maybe_executed=False))
             self._admission.check_capacity()
         # Those that wait for the replies before theirs are refused in their turn.
 
     def _was_begun(self, call: Call) -> bool:
-        return not (isinstance(call._stop, Job) and call._stop.is_waiting)
+        """Tell whether the method has begun of a call that no thread is asked to run."""
+        return True
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -356,9 +370,11 @@ class Serving:
             text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
             error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
             if request.batch is None:
-                line = self._session.refuse(request, error) or line
+                instead = self._session.refuse(request, error) or line
             else:
-                line = encode_error("2.0", None, error)
+                instead = encode_error("2.0", None, error)
+            # What is an error already, and as short, stays as it is.
+            line = min(line, instead, key=len)
         self._unread = unread + len(line)
         return line
 
@@ -381,11 +397,13 @@ class Serving:
             return
         line = self._session.refuse(request, error)
         if line is not None:
+            if self._unread is not None:
+                line = self._within_unread(request, line, self._unread)
             self._put(line)
 
     def _refuse_unbegun(self, request: Request, error: RPCError) -> bytes | None:
         """Write the refusal of a request that was never let in; it is sent in its turn."""
-        self._timed.pop(request.number, None)
+        self._leave_turn(request)
         self._report(request, error)
         return self._session.refuse(request, error)
 
@@ -471,7 +489,7 @@ class Serving:
         if self._deadlines is not None:
             self._deadlines.stop()
         for call in list(self._running):
-            self._cancel(call, CANCELLED)
+            self._cancel(call)
 
 
 def _not_found(request: Request) -> RPCError:

@@ -109,7 +109,13 @@ def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
 
 def _seconds(timeout: Any) -> float | None:
     """Read the time that a caller waits; what is no such thing is not ours, and ignored."""
-    return float(timeout) if type(timeout) in (int, float) else None
+    if type(timeout) not in (int, float):
+        return None
+    try:
+        return float(timeout)
+    except OverflowError:
+        # Longer than any clock counts.
+        return None
 
 
 class BatchReply:

@@ -149,6 +149,8 @@ class RPCProtocol(LineReceiver):
         self._backlog_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._idle_watch: IdleWatch | None = None
+        # How much the peer had taken when that was last looked at.
+        self._taken = 0
         self._is_reading = True
         # The first bytes of the stream, until there are enough to tell what the peer speaks.
         self._start: bytes | None = b""
@@ -434,7 +436,13 @@ class RPCProtocol(LineReceiver):
         self._abort(reason)
 
     def _is_busy(self) -> bool:
-        return self.awaits_replies or not self._serving.is_idle
+        return self.awaits_replies or not self._serving.is_idle or self._is_taking()
+
+    def _is_taking(self) -> bool:
+        """Whether the peer still takes what waits to be sent, and has taken some of it lately."""
+        unsent = unsent_bytes(self.transport)
+        before, self._taken = self._taken, self._outbox.written_bytes - unsent
+        return unsent > 0 and self._taken > before
 
     def _idle(self) -> None:
         if self._state is State.OPEN:

@@ -509,6 +509,39 @@ def test_a_few_failures_close_the_connection_each_later_than_the_one_before(
     assert pair.network.factory.failed_logins == 3
 
 
+def test_tries_that_wait_in_line_are_as_few_and_as_late(make_raw: MakeRaw) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    line = {"method": "rpc.login", "params": ["ada", "battery staple"]}
+    assert raw.send(*[line] * 9) == []
+    for tries, delay in enumerate((1, 2, 4), 1):
+        assert len(checker.asked) == tries
+        checker.asked[-1].errback(UnauthorizedLogin())
+        raw.network.reactor.advance(delay - 0.01)
+        raw.network.pump()
+        assert raw.replies() == []
+        raw.network.reactor.advance(0.02)
+        raw.network.pump()
+        assert raw.replies()[:1] == [{"error": "the credentials were not accepted"}]
+    assert raw.peer.is_closed
+    assert len(checker.asked) == 3
+    assert raw.factory.failed_logins == 3
+
+
+def test_tries_that_wait_in_line_are_as_late_where_the_checker_is_quick(make_raw: MakeRaw) -> None:
+    raw = make_raw()
+    raw.send(*[{"method": "rpc.login", "params": ["ada", "battery staple"]}] * 3)
+    for delay in (1, 2, 3.9):
+        assert not raw.peer.is_closed
+        raw.network.reactor.advance(delay)
+        raw.network.pump()
+    assert not raw.peer.is_closed
+    raw.network.reactor.advance(0.2)
+    raw.network.pump()
+    assert raw.peer.is_closed
+    assert raw.replies() == [{"error": "the credentials were not accepted"}] * 3
+
+
 def test_credentials_that_no_checker_takes_are_refused_like_others(make_pair: MakePair) -> None:
     pair = make_pair(portal=portal_for(None, PasswordChecker({"ada": "correct horse"})))
     outcome = Outcome(pair.client.call("rpc.login", "t0ken-of-bob"))
@@ -595,6 +628,24 @@ def test_a_try_that_is_cancelled_and_succeeds_opens_nothing(make_pair: MakePair)
     pair.pump()
     assert realm.logouts == 1
     assert isinstance(answer(pair, "who"), NotAuthenticated)
+
+
+def test_a_checker_whose_canceller_raises_strands_nothing(
+    make_raw: MakeRaw, logged_errors: Any
+) -> None:
+    class Raises(FakeChecker):
+        def _cancel(self, deferred: Any) -> None:
+            raise ZeroDivisionError
+
+    raw = make_raw(portal_for(None, Raises()))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    (server,) = raw.factory.connections
+    closed = server.when_closed()
+    raw.wire.loseConnection()
+    raw.network.pump()
+    assert closed.called
+    assert raw.factory.drain().called
+    assert {*logged_errors.claim()} == {"cancelling a login raised"}
 
 
 def test_a_login_whose_answer_nobody_gets_is_none(make_pair: MakePair) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -75,6 +75,19 @@ def test_refuses_a_framing_that_is_none_and_says_which_there_are(value: Any) -> 
     with pytest.raises(ValueError, match="framing must be lines or documents, not") as caught:
         ServerOptions(framing=value)
     assert str(caught.value).endswith(repr(value))
+
+
+@pytest.mark.parametrize("name", ["expose_errors", "share_tracebacks"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_switch_is_true_or_false(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be True or False, not {value!r}"):
+        ServerOptions(**{name: value})
+
+
+@pytest.mark.parametrize("value", [4, "threads", ThreadPoolExecutor, ProcessPoolExecutor(1)])
+def test_refuses_an_executor_that_has_no_threads(value: Any) -> None:
+    with pytest.raises(TypeError, match="executor must be an Executor that has threads, not"):
+        ServerOptions(executor=value)
 
 
 def test_takes_an_executor() -> None:

@@ -42,6 +42,7 @@ class Wire:
         self._pair = connected_pair(funcs, network=network, **options)
         self.network = network
         self.received: list[Any] = []
+        (self.server,) = self._pair.network.factory.connections
         self._pair.wire.protocol.dataReceived = self._take
 
     def _take(self, data: bytes) -> None:
@@ -171,7 +172,9 @@ def test_a_call_whose_time_has_passed_is_not_run(network: MemoryNetwork, timeout
     assert ran == []
 
 
-@pytest.mark.parametrize("timeout", ["soon", None, True, [1], {"s": 1}])
+@pytest.mark.parametrize(
+    "timeout", ["soon", None, True, [1], {"s": 1}, pytest.param(10**400, id="beyond a double")]
+)
 def test_a_time_that_is_no_number_is_not_ours(network: MemoryNetwork, timeout: Any) -> None:
     wire = Wire(network, {"deadline": lambda: current_call().deadline})
     wire.send(request(1, "deadline", timeout=timeout))
@@ -247,6 +250,58 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
     assert wire.take() == [too_late(1, maybe_executed=True)]
 
 
+def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
+    network: MemoryNetwork,
+) -> None:
+    class Taken(list[bool]):
+        """Looks free until it is asked for, as when a thread takes it in between."""
+
+        def pop(self, *_: Any) -> bool:
+            raise IndexError
+
+    executor = ManualExecutor()
+    wire = Wire(network, {"slow": lambda: 1}, executor=executor)
+    wire.send(request(1, "slow", timeout=1))
+    (call,) = wire.server._serving._running
+    call._stop._claim = Taken([True])
+    wire.advance(1)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert call.cancelled
+
+
+def test_a_thread_that_keeps_a_call_past_its_time_does_not_keep_those_behind_it(
+    network: MemoryNetwork,
+) -> None:
+    executor = ManualExecutor()
+    replies: list[Any] = []
+
+    def slow() -> str:
+        # While this thread is busy, the reactor finds the time to be over.
+        wire.advance(1)
+        replies.extend(wire.take())
+        wire.advance(4)
+        replies.extend(wire.take())
+        return "too late"
+
+    wire = Wire(network, {"slow": slow, "echo": echo}, executor=executor)
+    wire.send({"method": "slow", "params": [], "timeout": 1})
+    wire.send({"method": "echo", "params": [1], "timeout": 1})
+    wire.send({"method": "echo", "params": [2], "timeout": 5})
+    executor.run(1)
+    text = "the time for the call has passed; "
+    assert replies == [
+        {"error": text + "it had been begun"},
+        {"error": text + "it was not run"},
+        {"error": text + "it was not run"},
+    ]
+    wire.advance(0)
+    assert wire.take() == []
+    wire.send({"method": "echo", "params": [3]})
+    executor.run()
+    wire.advance(0)
+    assert wire.take() == [{"result": 3}]
+
+
 def test_a_call_that_was_held_back_too_long_is_not_run(
     network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
 ) -> None:
@@ -294,6 +349,15 @@ def test_no_timer_is_left_when_the_connection_ends(network: MemoryNetwork, wait:
     pair.close()
     assert outcome_of(calling) is not None
     assert network.reactor.getDelayedCalls() == []
+
+
+def test_nothing_is_kept_of_a_call_that_was_refused(network: MemoryNetwork, wait: Any) -> None:
+    wire = Wire(network, {"wait": wait})
+    wire.send(request(1, "wait"))
+    network.factory.drain()
+    wire.send(*(request(number, "wait", timeout=1000) for number in range(2, 9)))
+    assert {reply["error"]["code"] for reply in wire.take()} == {ErrorCode.SERVER_BUSY}
+    assert wire.server._serving._timed == {}
 
 
 # --- what the server says -------------------------------------------------------------------------
