@@ -157,11 +157,15 @@ class DeferredCall(PendingCall):
 
         self.deferred: Deferred[Any] = Deferred(give_up)
 
+    # Where several calls end together, the callbacks of one may have cancelled another by now.
+
     def succeed(self, result: Any) -> None:
-        self.deferred.callback(result)
+        if not self.deferred.called:
+            self.deferred.callback(result)
 
     def fail(self, error: BaseException) -> None:
-        self.deferred.errback(error)
+        if not self.deferred.called:
+            self.deferred.errback(error)
 
 
 class BatchMember(PendingCall):

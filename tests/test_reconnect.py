@@ -861,6 +861,18 @@ def test_the_deadline_of_a_second_try_is_that_of_the_first(
     assert called.value.maybe_executed is True
 
 
+def test_a_call_that_waited_in_vain_may_cancel_those_that_waited_with_it(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    service = make_service()
+    calls = [service.call("note", number) for number in range(3)]
+    calls[0].addErrback(lambda _: calls[1].cancel())
+    outcomes = [Outcome(call) for call in calls]
+    service.stopService()
+    assert isinstance(outcomes[1].value, CancelledError)
+    assert isinstance(outcomes[2].value, ConnectionLost)
+
+
 @pytest.mark.parametrize("ends_by", ["its deadline", "stopping"])
 def test_a_second_try_that_is_never_made_says_that_the_first_may_have_run(
     network: MemoryNetwork, client: RPCClientService, server: Server, ends_by: str
