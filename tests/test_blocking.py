@@ -285,6 +285,18 @@ def test_the_first_future_that_is_done_may_cancel_the_others(client: RPCClient, 
     assert client.call("add", 1, 2) == 3
 
 
+def test_a_callback_of_a_future_that_exits_leaves_other_calls_alone(
+    served: Served, gate: Gate, logged_errors: Any
+) -> None:
+    with RPCClient(served.host, served.port) as client:
+        first, other = client.submit("wait"), client.submit("wait")
+        first.add_done_callback(lambda _: sys.exit(3))
+        assert gate.entered.acquire(timeout=PATIENCE)
+        assert gate.entered.acquire(timeout=PATIENCE)
+    assert isinstance(other.exception(PATIENCE), ConnectionLost)
+    assert logged_errors.claim() == ["a callback of the future of wait raised"]
+
+
 def test_a_finished_future_lets_its_client_go(served: Served) -> None:
     client = RPCClient("127.0.0.1", served.port)
     handle = weakref.ref(client._handle)
