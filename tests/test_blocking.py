@@ -909,6 +909,26 @@ def test_ctrl_c_ends_a_waiting_call(tmp_path: Path, served: Served, gate: Gate) 
     assert gate.is_open.wait(PATIENCE)
 
 
+def test_ctrl_c_while_the_reactor_is_woken_leaves_the_client_of_use(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reactor = reactor_thread().reactor
+    wake = reactor.callFromThread
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(*args: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        wake(*args)
+
+    client = RPCClient(served.host, served.port)
+    monkeypatch.setattr(reactor, "callFromThread", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.submit("add", 1, 2)
+    assert client.submit("add", 1, 2).result(PATIENCE) == 3
+    client.close()
+
+
 def test_importing_and_using_it_leaves_the_process_as_it_was(run_script: RunScript) -> None:
     done = run_script(
         "import logging, sys, warnings\n"
