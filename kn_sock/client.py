@@ -249,6 +249,8 @@ class RPCClientService(Service, DeferredVerbs):
             self._redialler.begin_later()
 
     def _close_all(self) -> Deferred[None]:
+        # Here too, as a connection made by with_options() may have been told to close.
+        super().stopService()
         self._redialler.stop()
         return self._factory.close()
 

@@ -223,6 +223,22 @@ def test_closing_a_service_stops_it(network: MemoryNetwork, make_service: MakeSe
     assert isinstance(Outcome(service.call("add", 1, 2)).value, ConnectionLost)
 
 
+def test_closing_what_has_other_options_stops_the_service(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    listen(network, {"add": add})
+    service = make_service()
+    network.pump()
+    closed = Outcome(service.with_options(timeout=3).close())
+    network.pump()
+    assert closed.is_there
+    network.reactor.advance(1)
+    network.pump()
+    assert not service.running
+    assert len(network.wires) == 1
+    assert isinstance(Outcome(service.call("add", 1, 2)).value, ConnectionLost)
+
+
 def test_a_service_can_be_started_again(network: MemoryNetwork, make_service: MakeService) -> None:
     listen(network, {"add": add})
     service = make_service()
