@@ -259,6 +259,29 @@ def test_only_a_connection_that_is_prepared_resets_the_back_off(
     assert policy.asked == [1, 2, 3, 4, 1]
 
 
+@pytest.mark.parametrize("pause", [-1.0, float("nan"), None, "1", ZeroDivisionError()])
+def test_a_policy_that_fails_does_not_end_the_attempts(
+    network: MemoryNetwork, make_service: MakeService, pause: Any, logged_errors: Any
+) -> None:
+    def policy(attempts: int) -> Any:
+        if isinstance(pause, Exception):
+            raise pause
+        return pause
+
+    called = Outcome(make_service(retry_policy=policy).call("note", 1))
+    Server().listen(network)
+    for _ in range(2):
+        wait_for_retry(network)
+    assert called.value == 1
+    assert logged_errors.claim() == ["retry_policy failed; the pause is that without one"]
+
+
+def test_a_policy_that_is_no_function_is_refused(network: MemoryNetwork) -> None:
+    policy: Any = 5
+    with pytest.raises(TypeError, match="retry_policy must be a function, not 5"):
+        RPCClientService(network, reactor=network.reactor, retry_policy=policy)
+
+
 # --- what prepares a connection -------------------------------------------------------------------
 
 
