@@ -203,9 +203,10 @@ class Outgoing:
             number = self._outbox.put(line)
             for call in alive:
                 call.line_number = number
-            for call in calls:
-                if call not in alive:
-                    self._tell_cancelled(call)
+            if len(alive) < len(calls):
+                for call in calls:
+                    if pending.get(call.call_id) is not call:
+                        self._tell_cancelled(call)
 
     def notify(self, line: bytes) -> None:
         """Send a line that is not answered.
