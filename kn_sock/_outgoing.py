@@ -265,7 +265,9 @@ class Outgoing:
             self._cancelled -= 1
             log.debug("{peer} answers a cancellation: {error}", peer=self._peer, error=str(error))
             return
-        pending = list(self._session.pending.values())
+        # What has not been sent is not what the peer could not read.
+        every = self._session.pending.values()
+        pending = [call for call in every if call.line_number != _QUEUED]
         if error.code in _OF_BATCHES:
             batched = [call for call in pending if call.unit is not None]
             pending = batched or pending

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from kn_sock import CallTimeout, ConnectionLost, in_reactor
+from kn_sock import CallTimeout, ConnectionLost, ErrorCode, in_reactor
 from kn_sock.testing import MemoryNetwork, Pair, connected_pair
 
 
@@ -137,6 +137,23 @@ def test_a_batch_waits_as_a_whole(pair: Pair, waits: Waits) -> None:
         waits.end(f"batch {number}")
     pair.pump()
     assert results == [["batch 0", "batch 1", "batch 2"]]
+
+
+def test_a_batch_that_is_refused_fails_although_others_wait_behind_it(
+    network: MemoryNetwork,
+) -> None:
+    """The refusal names no call; it cannot be meant for those that were not sent."""
+    pair = connected_pair({"echo": in_reactor(echo)}, network=network, max_batch=1000)
+    results: list[Any] = []
+    for size in (1001, 2, 1001):
+        batch = pair.client.batch()
+        for number in range(size):
+            batch.call("echo", number)
+        batch.send().addCallback(results.append)
+    pair.pump()
+    assert [len(result) for result in results] == [1001, 2, 1001]
+    assert results[1] == [0, 1]
+    assert {error.code for error in results[0] + results[2]} == {ErrorCode.BATCH_TOO_LARGE}
 
 
 def test_those_that_waited_when_the_connection_was_lost_were_not_run(pair: Pair) -> None:
