@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -119,6 +121,22 @@ def test_a_call_that_waited_too_long_was_not_run(pair: Pair, waits: Waits) -> No
     waits.end(0)
     pair.pump()
     assert "late" not in waits.begun
+
+
+def test_what_was_given_up_while_it_waited_is_not_kept(pair: Pair, waits: Waits) -> None:
+    begin(pair, range(1000))
+    calls, _ = begin(pair, range(1000, 1500))
+    pair.client.notify("hear", "behind")
+    kept = weakref.WeakSet(calls)
+    for call in calls[1:]:
+        call.cancel()
+    del calls, call
+    gc.collect()
+    assert len(kept) < 200
+    waits.end(0)
+    waits.end(1)
+    pair.pump()
+    assert waits.begun[1000:] == [1000, "behind"]
 
 
 def test_a_batch_waits_as_a_whole(pair: Pair, waits: Waits) -> None:
