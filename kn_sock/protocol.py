@@ -585,6 +585,8 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        # The transport would drop it, and nobody could tell that it was never sent.
+        self._outbox.hold()
         self._end_watches()
         self._take_backlog()
         self._serving.end()

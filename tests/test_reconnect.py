@@ -680,6 +680,27 @@ def test_what_was_not_written_goes_out_over_the_next_connection_in_order(
     assert server.ran == ["written", 0, 1, 2, 3, 4, 5]
 
 
+def test_what_is_called_while_a_connection_is_given_up_goes_out_over_the_next(
+    network: MemoryNetwork,
+    client: RPCClientService,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = network.wires[-1]
+    # As of a socket: the loss is told in the next turn.
+    monkeypatch.setattr(
+        wire, "abortConnection", lambda: network.reactor.callLater(0, wire.lose, ConnectionError())
+    )
+    later: list[Outcome] = []
+    client.call("wait", 1).addCallback(lambda _: later.append(Outcome(client.call("note", 2))))
+    network.pump()
+    never_made = b'{"jsonrpc":"2.0","id":99,"result":0}'
+    wire.protocol.dataReceived(b'{"jsonrpc":"2.0","id":1,"result":0}\n' + never_made + b"\n")
+    network.pump()
+    wait_for_retry(network)
+    assert [outcome.value for outcome in later] == [2]
+
+
 def test_the_callers_of_failed_calls_stand_behind_what_waits(
     network: MemoryNetwork, make_service: MakeService, server: Server
 ) -> None:
