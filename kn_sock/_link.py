@@ -162,7 +162,6 @@ class Link:
         self.channel = WaitingChannel(
             self._factory.settings.writer,
             reactor,
-            self.call_options.timeout,
             queues=True,
             need_connection=self.connect_soon,
             close=self._close_all,

@@ -164,11 +164,12 @@ class RPCClient:
 
         Raises:
             ConnectionLost, ConnectFailed, TypeError, ValueError: it was not sent.
+            CallTimeout: it was not sent, as no connection came within ``timeout``.
         """
         check_method(method)
         link = self._checked_link()
         line = link.channel.writer.write_notification(method, args, kwargs)
-        link.thread.call(link.channel.send_notification, line)
+        link.thread.call(link.channel.send_notification, line, self._options.timeout)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call, and return at once.

@@ -230,7 +230,6 @@ class RPCClientService(Service, DeferredVerbs):
         self._channel: WaitingChannel = WaitingChannel(
             self._factory.settings.writer,
             cast(IReactorTime, reactor),
-            self._options.timeout,
             queues=queue_while_disconnected,
             need_connection=self._need_connection,
             close=self._close_all,

@@ -453,8 +453,8 @@ class RPCProtocol(LineReceiver):
         if not self._is_reading:
             self.update_reading()
 
-    def send_notification(self, line: bytes) -> Deferred[None]:
-        """Send a line that is not answered.
+    def send_notification(self, line: bytes, timeout: float | None = None) -> Deferred[None]:
+        """Send a line that is not answered. It does not wait here, whatever the *timeout*.
 
         Raises:
             ConnectionLost: the connection has ended.

@@ -688,7 +688,12 @@ def test_a_call_that_ends_may_cancel_those_that_end_with_it(
         call.addErrback(lambda failure: outcomes.append(failure.type))
     pair.pump()
     pair.wire.lose(ConnectionError("cut"))
-    assert outcomes == [ConnectionLost, DeferredCallCancelled, DeferredCallCancelled, ConnectionLost]
+    assert outcomes == [
+        ConnectionLost,
+        DeferredCallCancelled,
+        DeferredCallCancelled,
+        ConnectionLost,
+    ]
 
 
 def test_a_call_may_cancel_another_whose_reply_was_read_with_its_own(
