@@ -213,7 +213,13 @@ class RPCClient:
             for args in arguments:
                 if len(under_way) >= window:
                     yield under_way.popleft().result()
-                under_way.append(self.submit(method, *args))
+                try:
+                    under_way.append(self.submit(method, *args))
+                except Exception as problem:
+                    # In its place too: those before it have results.
+                    under_way.append(Future())
+                    under_way[-1].set_exception(problem)
+                    break
             while under_way:
                 yield under_way.popleft().result()
         finally:

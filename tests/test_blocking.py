@@ -232,6 +232,14 @@ def test_map_gives_results_in_order_and_raises_in_place(client: RPCClient) -> No
         client.map("add")
 
 
+def test_map_raises_in_place_what_cannot_be_sent(client: RPCClient) -> None:
+    results = client.map("add", [1, 2, object(), 4], [1, 1, 1, 1])
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(TypeError, match="an argument of add cannot be sent"):
+        next(results)
+    assert list(results) == []
+
+
 def test_map_takes_no_more_than_its_window_from_an_endless_source(client: RPCClient) -> None:
     taken: list[int] = []
 
