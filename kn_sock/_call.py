@@ -35,6 +35,8 @@ class Call(Struct, eq=False):
     _stop: Any = None
     # Whether its caller has been told something already: that it took too long.
     _is_answered: bool = False
+    # Whether the method has ended. What it left running has time of its own.
+    _is_over: bool = False
 
     @property
     def method(self) -> str:
@@ -160,13 +162,15 @@ def current_call() -> Call:
 def time_left(timeout: float | None) -> float | None:
     """Bound the time of a call that is made here by that of the call that is served here, if any.
 
+    What a method began, and left running when it ended, is bound by it no more.
+
     Raises:
         CallTimeout: the time for the call that is served has passed.
 
     Reactor: any thread.
     """
     call = current.get(None)
-    if call is None:
+    if call is None or call._is_over:
         return timeout
     remaining = call.remaining
     if remaining is None:

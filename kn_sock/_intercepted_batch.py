@@ -142,15 +142,29 @@ class _InterceptedBatch:
                 again = Again(line)
                 for call in self.calls:
                     call.again = again
-            self._channel.start(self.calls, line)
+            if self.calls:
+                self._channel.start(self.calls, line)
         except Exception as problem:
-            self._problem = problem
-            for one in members:
-                one.fail(problem)
+            self._not_sent(problem, members)
             return
+        if self.calls:
+            self._sent(members)
+            return
+        sending = self._channel.send_notification(line, self._options.timeout)
+        sending.addCallbacks(
+            lambda _: self._sent(members), lambda failure: self._not_sent(failure.value, members)
+        )
+
+    @staticmethod
+    def _sent(members: list[_Member]) -> None:
         for one in members:
             if one.call.is_notification:
                 one.succeed(None)
+
+    def _not_sent(self, problem: Exception, members: list[_Member]) -> None:
+        self._problem = problem
+        for one in members:
+            one.fail(problem)
 
     def _written(self, member: _Member) -> bytes:
         call = member.call

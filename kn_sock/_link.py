@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -11,6 +10,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._credentials import CredentialsLike
@@ -24,6 +24,8 @@ from kn_sock._waiting import WaitingChannel
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
 from kn_sock.protocol import RPCProtocol
+
+log = Logger()
 
 
 class BlockingCall(PendingCall):
@@ -84,14 +86,22 @@ class FutureCall(PendingCall):
         self.future = CallFuture(lambda: handle.link.give_up(self))
 
     def succeed(self, result: Any) -> None:
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_result(result)
-            self.future.release()
+        self._settle(self.future.set_result, result)
 
     def fail(self, error: BaseException) -> None:
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_exception(error)
-            self.future.release()
+        self._settle(self.future.set_exception, error)
+
+    def _settle(self, tell: Callable[[Any], object], outcome: Any) -> None:
+        try:
+            tell(outcome)
+        except InvalidStateError:
+            # It was cancelled.
+            return
+        except BaseException:
+            # A future itself logs what its callbacks raise, but for SystemExit and its like. This
+            # is not their thread to end, and other calls wait for what it does next.
+            log.failure("a callback of the future of {method} raised", method=self.method)
+        self.future.release()
 
 
 class Handle:
@@ -158,7 +168,6 @@ class Link:
         self.channel = WaitingChannel(
             self._factory.settings.writer,
             reactor,
-            self.call_options.timeout,
             queues=True,
             need_connection=self.connect_soon,
             close=self._close_all,

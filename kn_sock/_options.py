@@ -207,3 +207,8 @@ def check_seconds(name: str, value: object) -> None:
     # The comparison is written so that NaN fails it.
     if not value >= 0:
         raise ValueError(f"{name} must not be negative, and not {value!r}")
+    try:
+        float(value)
+    except OverflowError:
+        # No clock can add it up: a call that had it would not even begin.
+        raise ValueError(f"{name} is too large; None is for no limit") from None

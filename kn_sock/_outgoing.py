@@ -28,6 +28,9 @@ _MOST_IN_FLIGHT = MAX_PENDING
 # The number of a line that is not in the outbox yet.
 _QUEUED = -1
 
+# Below this many calls that were given up it is not worth looking for their lines.
+_FEW = 64
+
 # Errors that name no call where a batch has them, and a single call where that does.
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
 
@@ -147,6 +150,8 @@ class Outgoing:
         # Lines behind those that are in flight, each with the calls that it makes.
         self._queued: deque[tuple[list[PendingCall], bytes]] = deque()
         self._queued_calls = 0
+        # Those given up since it was last looked for their lines.
+        self._given_up = 0
         self._ended: str | None = None
         self._cause: BaseException | None = None
 
@@ -203,9 +208,10 @@ class Outgoing:
             number = self._outbox.put(line)
             for call in alive:
                 call.line_number = number
-            for call in calls:
-                if call not in alive:
-                    self._tell_cancelled(call)
+            if len(alive) < len(calls):
+                for call in calls:
+                    if pending.get(call.call_id) is not call:
+                        self._tell_cancelled(call)
 
     def notify(self, line: bytes) -> None:
         """Send a line that is not answered.
@@ -233,6 +239,9 @@ class Outgoing:
             # Its line is left out when its turn comes, or what it shares it with is cancelled then.
             session.forget(call.call_id, was_sent=False)
             self._queued_calls -= 1
+            self._given_up += 1
+            if self._given_up > _FEW + len(self._queued) // 2:
+                self._drop_given_up()
             return False
         # What shares its line with other calls of a batch is left to be written.
         was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
@@ -241,6 +250,16 @@ class Outgoing:
             self._tell_cancelled(call)
         self.proceed()
         return was_sent
+
+    def _drop_given_up(self) -> None:
+        """Forget the lines whose calls have all been given up."""
+        pending = self._session.pending
+        self._given_up = 0
+        self._queued = deque(
+            (calls, line)
+            for calls, line in self._queued
+            if not calls or any(pending.get(call.call_id) is call for call in calls)
+        )
 
     def _tell_cancelled(self, call: PendingCall) -> None:
         line = self._session.writer.write_cancel(call.call_id)
@@ -264,7 +283,9 @@ class Outgoing:
             self._cancelled -= 1
             log.debug("{peer} answers a cancellation: {error}", peer=self._peer, error=str(error))
             return
-        pending = list(self._session.pending.values())
+        # What has not been sent is not what the peer could not read.
+        every = self._session.pending.values()
+        pending = [call for call in every if call.line_number != _QUEUED]
         if error.code in _OF_BATCHES:
             batched = [call for call in pending if call.unit is not None]
             pending = batched or pending

@@ -160,8 +160,13 @@ class ReactorThread:
         """Call a function on the reactor's thread, soon; many wake it once. Any thread."""
         self._submitted.append((function, args))
         if not self._is_waking:
-            self._is_waking = True
-            self.reactor.callFromThread(self._run_submitted)
+            try:
+                self._is_waking = True
+                self.reactor.callFromThread(self._run_submitted)
+            except BaseException:
+                # Ctrl-C came in between: nobody else would wake it any more.
+                self.reactor.callFromThread(self._run_submitted)
+                raise
 
     def _run_submitted(self) -> None:
         self._is_waking = False

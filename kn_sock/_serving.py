@@ -254,11 +254,13 @@ class Serving:
         try:
             result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
+            call._is_over = True
             self._refuse(request, self._runner.error_of(call, exception), exception)
             return
         finally:
             reset_current(token)
         if type(result) in _PLAIN:
+            call._is_over = True
             self._answer(request, result)
         else:
             self._answer_later(call, result)
@@ -303,6 +305,7 @@ class Serving:
 
     def _end_call(self, call: Call, result: Any, error: BaseException | None) -> None:
         """Answer a call that was under way, and go on with what waited for it."""
+        call._is_over = True
         try:
             if call._is_answered:
                 pass
@@ -321,6 +324,7 @@ class Serving:
             coroutine = result if isinstance(result, types.CoroutineType) else _awaited(result)
             deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
         else:
+            call._is_over = True
             self._answer(call._request, result)
             return
         call._stop = deferred

@@ -169,6 +169,7 @@ class RPCClient:
 
         Raises:
             ConnectionLost, ConnectFailed, TypeError, ValueError: it was not sent.
+            CallTimeout: it was not sent, as no connection came within ``timeout``.
         """
         check_method(method)
         link = self._checked_link()
@@ -180,7 +181,7 @@ class RPCClient:
         line = link.channel.writer.write_notification(
             method, args, kwargs, traceparent=self._options.traceparent
         )
-        link.thread.call(link.channel.send_notification, line)
+        link.thread.call(link.channel.send_notification, line, self._options.timeout)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call, and return at once.
@@ -224,7 +225,13 @@ class RPCClient:
             for args in arguments:
                 if len(under_way) >= window:
                     yield under_way.popleft().result()
-                under_way.append(self.submit(method, *args))
+                try:
+                    under_way.append(self.submit(method, *args))
+                except Exception as problem:
+                    # In its place too: those before it have results.
+                    under_way.append(Future())
+                    under_way[-1].set_exception(problem)
+                    break
             while under_way:
                 yield under_way.popleft().result()
         finally:

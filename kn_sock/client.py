@@ -258,7 +258,6 @@ class RPCClientService(Service, DeferredVerbs):
         self._channel: WaitingChannel = WaitingChannel(
             self._factory.settings.writer,
             cast(IReactorTime, reactor),
-            self._options.timeout,
             queues=queue_while_disconnected,
             need_connection=self._need_connection,
             close=self._close_all,
@@ -277,6 +276,8 @@ class RPCClientService(Service, DeferredVerbs):
             self._redialler.begin_later()
 
     def _close_all(self) -> Deferred[None]:
+        # Here too, as a connection made by with_options() may have been told to close.
+        super().stopService()
         self._redialler.stop()
         return self._factory.close()
 

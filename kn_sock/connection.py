@@ -46,8 +46,8 @@ class Channel(Protocol):
     def start(self, calls: list[PendingCall], line: bytes) -> None:
         """Send a line, and wait for the replies to the calls that it makes."""
 
-    def send_notification(self, line: bytes) -> Deferred[None]:
-        """Send a line that is not answered."""
+    def send_notification(self, line: bytes, timeout: float | None) -> Deferred[None]:
+        """Send a line that is not answered; it may wait so many seconds for a connection."""
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up."""
@@ -105,7 +105,9 @@ class DeferredVerbs:
 
         Returns:
             A Deferred that has fired, or has failed with `ConnectionLost`, or with ``TypeError`` or
-            ``ValueError`` where an argument cannot be sent.
+            ``ValueError`` where an argument cannot be sent. Where it waits for a connection, it
+            fires when it is sent; it fails with `CallTimeout` after the time that a call may take,
+            and to cancel it has it not sent.
 
         Spec: JSON-RPC 2.0, section 4.1.
         """
@@ -121,7 +123,7 @@ class DeferredVerbs:
             )
         except (TypeError, ValueError):
             return fail()
-        return maybeDeferred(self._channel.send_notification, line)
+        return maybeDeferred(self._channel.send_notification, line, self._options.timeout)
 
     def batch(self) -> Batch[Deferred[list[Any]]]:
         """Begin a batch; its ``send`` gives a Deferred of the list of results."""
@@ -199,11 +201,15 @@ class DeferredCall(PendingCall):
 
         self.deferred: Deferred[Any] = Deferred(give_up)
 
+    # Where several calls end together, the callbacks of one may have cancelled another by now.
+
     def succeed(self, result: Any) -> None:
-        self.deferred.callback(result)
+        if not self.deferred.called:
+            self.deferred.callback(result)
 
     def fail(self, error: BaseException) -> None:
-        self.deferred.errback(error)
+        if not self.deferred.called:
+            self.deferred.errback(error)
 
 
 class BatchMember(PendingCall):
@@ -269,12 +275,12 @@ def send_batch(
             again = Again(line)
             for call in batch.calls:
                 call.again = again
+        if not batch.calls:
+            # Nothing else tells that it could not be sent.
+            return channel.send_notification(line, options.timeout).addCallback(lambda _: [])
         channel.start(batch.calls, line)
     except Exception as problem:
         batch.deferred.errback(problem)
-        return batch.deferred
-    if not batch.calls:
-        batch.deferred.callback([])
     return batch.deferred
 
 

@@ -483,8 +483,8 @@ class RPCProtocol(LineReceiver):
         if not self._is_reading:
             self.update_reading()
 
-    def send_notification(self, line: bytes) -> Deferred[None]:
-        """Send a line that is not answered.
+    def send_notification(self, line: bytes, timeout: float | None = None) -> Deferred[None]:
+        """Send a line that is not answered. It does not wait here, whatever the *timeout*.
 
         Raises:
             ConnectionLost: the connection has ended.
@@ -615,6 +615,8 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        # The transport would drop it, and nobody could tell that it was never sent.
+        self._outbox.hold()
         self._end_watches()
         self._take_backlog()
         self._serving.end()

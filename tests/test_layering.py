@@ -125,7 +125,7 @@ ARROWS: dict[str, set[str]] = {
     "_failover": {
         *("errors", "_options", "_dial", "_tls", "_credentials", "connection", "protocol"),
     },
-    "_redial": {"errors", "protocol"},
+    "_redial": {"errors", "_options", "protocol"},
     "_listening": {"_peer"},
     "server": {
         "_listening",

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
 
 from kn_sock import (
     CallTimeout,
@@ -457,6 +458,45 @@ def test_a_call_in_a_method_whose_time_has_passed_is_not_made(network: MemoryNet
     assert [type(failure) for failure in failures] == [CallTimeout, CallTimeout]
     assert [failure.maybe_executed for failure in failures] == [False, False]
     assert str(failures[0]) == ("the time for ask_back, in which this call is made, has passed")
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "deferred", "plain", "list", "raises", "thread"])
+def test_what_outlives_a_method_is_not_bound_by_its_deadline(
+    network: MemoryNetwork, kind: str
+) -> None:
+    asked: list[Any] = []
+
+    async def ask_later(call: Any) -> None:
+        await deferLater(call.reactor, 5)
+        asked.append(await call.connection.call("double", 2))
+
+    def begin() -> None:
+        Deferred.fromCoroutine(ask_later(current_call()))
+
+    async def coroutine() -> None:
+        begin()
+
+    def other() -> Any:
+        begin()
+        if kind == "raises":
+            raise LookupError("after all")
+        return {"deferred": succeed(None), "list": [1]}.get(kind)
+
+    executor = ManualExecutor()
+    pair = connected_pair(
+        {"begin": {"coroutine": coroutine, "thread": other}.get(kind, in_reactor(other))},
+        network=network,
+        executor=executor,
+        call_timeout=1,
+        client={"funcs": {"double": in_reactor(lambda number: number * 2)}},
+    )
+    calling = pair.client.call("begin")
+    pair.pump()
+    executor.run()
+    pair.pump()
+    outcome_of(calling)
+    pair.advance(5)
+    assert asked == [4]
 
 
 def test_a_blocking_client_in_a_method_inherits_the_deadline() -> None:
