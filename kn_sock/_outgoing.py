@@ -261,6 +261,15 @@ class Outgoing:
             if not calls or any(pending.get(call.call_id) is call for call in calls)
         )
 
+    def tell_all_cancelled(self) -> None:
+        """Tell the peer that nobody waits any more, before this side closes.
+
+        It could take the close for no more than the end of our requests, and go on for ever.
+        """
+        for call in list(self._session.pending.values()):
+            if call.line_number != _QUEUED:
+                self._tell_cancelled(call)
+
     def _tell_cancelled(self, call: PendingCall) -> None:
         line = self._session.writer.write_cancel(call.call_id)
         if line is not None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from twisted.internet.tcp import Connection
+
+if sys.platform == "win32":
+    fcntl = termios = None
+else:
+    import fcntl
+    import termios
 
 # More is left to the transport, which sends it as the peer takes it: what a socket does not take of
 # it would be copied.
@@ -73,6 +80,24 @@ def unsent_bytes(transport: Any) -> int:
             return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
         transport = getattr(transport, "transport", None)
     return 0
+
+
+def undelivered_bytes(transport: Any) -> int | None:
+    """Count what the kernel was given, and has not heard of that it arrived.
+
+    Returns:
+        The number, the goodbye not counted; ``None`` where that is not known, or, as with TLS, not
+        of interest.
+    """
+    get_handle = getattr(transport, "getHandle", None)
+    if fcntl is None or get_handle is None or is_tls(transport):
+        return None
+    try:
+        counted = fcntl.ioctl(get_handle(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return None
+    # The goodbye is counted there as a byte.
+    return max(0, int.from_bytes(counted, sys.byteorder) - 1)
 
 
 def is_tls(transport: Any) -> bool:

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from typing_extensions import override
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from kn_sock import _codec
 from kn_sock._documents import DocumentFramer
@@ -35,7 +35,7 @@ from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._peer import address_text, certificate_of, process_of
 from kn_sock._runner import Runner
-from kn_sock._sending import is_tls, unsent_bytes, write_of
+from kn_sock._sending import is_tls, undelivered_bytes, unsent_bytes, write_of
 from kn_sock._serving import Serving
 from kn_sock._session import (
     Answered,
@@ -64,6 +64,9 @@ _FRAMERS: Final[dict[Framing, type[Framer]]] = {
     "lines": LineFramer,
     "documents": DocumentFramer,
 }
+
+# How long until it is looked again whether the last that was written has arrived.
+_LINGER: Final = 0.05
 
 # Lines handled before other connections have their turn.
 _QUANTUM: Final = 500
@@ -148,6 +151,7 @@ class RPCProtocol(LineReceiver):
         self._backlog: list[Line | OverlongLine] = []
         self._backlog_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
+        self._linger_timer: IDelayedCall | None = None
         self._idle_watch: IdleWatch | None = None
         # How much the peer had taken when that was last looked at.
         self._taken = 0
@@ -180,6 +184,10 @@ class RPCProtocol(LineReceiver):
         self._serving: Serving = serve(self, self._session, self._outbox.put, runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._thread_id = get_ident()
+        # What an endpoint of Twisted's wraps around a protocol tells the transport of the last of
+        # its interfaces alone.
+        if getattr(transport, "protocol", self) is not self:
+            alsoProvides(transport.protocol, IHalfCloseableProtocol)
         self._state = State.SECURING
         self._seconds = self.reactor.seconds
         self.read_at = self._seconds()
@@ -323,6 +331,10 @@ class RPCProtocol(LineReceiver):
 
     def readConnectionLost(self) -> None:
         """The peer has sent all that it will: answer what it asked, then close."""
+        if self._state is State.CLOSING:
+            self._peer_is_done = True
+            self._end_linger()
+            return
         self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
             error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
@@ -332,7 +344,22 @@ class RPCProtocol(LineReceiver):
         self._close_when_answered()
 
     def writeConnectionLost(self) -> None:
-        """Nothing: we never shut down the writing side alone."""
+        """All that was written is the kernel's, and the goodbye; close once it has arrived.
+
+        Before that, a close is a reset if the peer has sent anything that was not read; and that
+        takes with it what is still on the way.
+        """
+        self._linger_timer = None
+        if self._peer_is_done or not undelivered_bytes(self.transport):
+            self.transport.loseConnection()
+        else:
+            self._linger_timer = self.reactor.callLater(_LINGER, self.writeConnectionLost)
+
+    def _end_linger(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+            self.transport.loseConnection()
 
     @override
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008
@@ -343,6 +370,9 @@ class RPCProtocol(LineReceiver):
         if self._close_timer is not None:
             self._close_timer.cancel()
             self._close_timer = None
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
         if was_open:
             self._settle_from(left_over)
         if was_made:
@@ -592,6 +622,7 @@ class RPCProtocol(LineReceiver):
         # First, as what is written now may report back.
         self._state = State.CLOSING
         self._reason = reason
+        self._outgoing.tell_all_cancelled()
         self._settings.turn.flush()
         self._end_watches()
         self._take_backlog()
@@ -605,7 +636,11 @@ class RPCProtocol(LineReceiver):
             self.transport.resumeProducing()
         # With a producer registered, TLS would wait for it before it closes.
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        if self._peer_is_done or undelivered_bytes(self.transport) is None:
+            self.transport.loseConnection()
+        else:
+            # `writeConnectionLost` goes on.
+            self.transport.loseWriteConnection()
 
     def _abort_handshake(self) -> None:
         # A goodbye would have to wait for the handshake, and the peer may never end that.

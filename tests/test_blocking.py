@@ -548,6 +548,23 @@ def test_a_closed_client_says_so(served: Served) -> None:
         client.submit("add", 1, 2).result(PATIENCE)
 
 
+def test_closing_waits_for_no_peer_that_goes_on() -> None:
+    """It says goodbye, and need not cut the connection in the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = RPCClient("127.0.0.1", listener.getsockname()[1])
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(PATIENCE)
+            waiting = client.submit("wait")
+            assert b"wait" in peer.recv(1000)
+            client.close()
+            with pytest.raises(ConnectionLost):
+                waiting.result(PATIENCE)
+            # The cancellation, and then the end; a reset would raise.
+            assert b"cancelRequest" in peer.recv(1000)
+            assert peer.recv(1000) == b""
+
+
 def test_closing_fails_what_waits(client: RPCClient, gate: Gate) -> None:
     waiting = client.submit("wait")
     assert gate.entered.acquire(timeout=PATIENCE)

@@ -1,0 +1,212 @@
+"""Does the same again and again, and measures what is left each time: a leak shows as a slope.
+
+``python -m tests.faults.growth`` runs every kind of load in full and prints the figures;
+``python -m tests.faults.growth connections --count 2000 --rounds 5`` runs one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import os
+import resource
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from kn_sock import CallTimeout, RPCClient, in_reactor
+from kn_sock._reactor_thread import reactor_thread
+from tests.faults.peers import HOST, PATIENCE, Peer, Served, call, things_on, wait_until
+
+# What a round may leave, on average: caches that fill, memory that is not given back at once. Of
+# 2,000 connections or 10,000 calls one that left a single object each would be far above.
+MOST_BLOCKS = 200
+MOST_KIB = 1024
+
+
+@dataclasses.dataclass
+class Left:
+    """What there is between two rounds.
+
+    Attributes:
+        sockets: descriptors of sockets, pipes and files.
+        readers: what the reactor reads.
+        writers: what the reactor writes.
+        timers: the calls that the reactor is to make.
+        ours: objects of kn_sock's classes.
+        blocks: blocks of memory that Python has allocated.
+        kib: resident memory.
+    """
+
+    sockets: int
+    readers: int
+    writers: int
+    timers: int
+    ours: int
+    blocks: int
+    kib: int
+
+    @classmethod
+    def now(cls) -> Left:
+        gc.collect()
+        readers, writers, timers = map(len, things_on(reactor_thread()))
+        ours = Counter(
+            f"{type(one).__module__}.{type(one).__qualname__}"
+            for one in gc.get_objects()
+            if type(one).__module__.startswith("kn_sock")
+        )
+        kib = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+        return cls(
+            len(os.listdir("/proc/self/fd")),
+            readers,
+            writers,
+            timers,
+            ours.total(),
+            sys.getallocatedblocks(),
+            kib,
+        )
+
+
+@in_reactor
+def hold() -> Deferred[Any]:
+    """Wait for the cancellation."""
+    return Deferred()
+
+
+FUNCS = {"echo": in_reactor(lambda value: value), "echo_in_thread": lambda v: v, "hold": hold}
+
+
+def connections(port: int, count: int) -> None:
+    """Open so many at once, call over each, let them idle, and drop them, each third by a reset."""
+    thread = reactor_thread()
+    readers = len(things_on(thread)[0])
+    peers = [Peer(socket.create_connection((HOST, port), timeout=PATIENCE)) for _ in range(count)]
+    for peer in peers:
+        peer.send(call(1, "echo", 1))
+    for peer in peers:
+        assert peer.message()["result"] == 1
+    assert len(things_on(thread)[0]) == readers + count
+    for number, peer in enumerate(peers):
+        if number % 3:
+            peer.close()
+        else:
+            peer.reset()
+    wait_until(lambda: len(things_on(thread)[0]) <= readers)
+
+
+def calls(port: int, count: int) -> None:
+    """Call so often over one connection, half of it in threads."""
+    with RPCClient(HOST, port, timeout=PATIENCE) as client:
+        for method in ("echo", "echo_in_thread"):
+            half = range(count // 2)
+            assert sum(client.map(method, half, window=500)) == sum(half)
+
+
+def cancelled(port: int, count: int) -> None:
+    """Cancel so many calls that are under way."""
+    with RPCClient(HOST, port, timeout=PATIENCE) as client:
+        for _ in range(count // 500):
+            futures = [client.submit("hold") for _ in range(500)]
+            client.call("echo", 1)
+            for future in futures:
+                assert future.cancel()
+        client.call("echo", 1)
+
+
+def timed_out(port: int, count: int) -> None:
+    """Let so many calls time out."""
+    with RPCClient(HOST, port, timeout=PATIENCE) as client:
+        hurried = client.with_options(timeout=0.01)
+        for _ in range(count // 500):
+            futures = [hurried.submit("hold") for _ in range(500)]
+            for future in futures:
+                assert isinstance(future.exception(PATIENCE), CallTimeout)
+        client.call("echo", 1)
+
+
+def clients(port: int, count: int) -> None:
+    """Make so many short clients, one after the other in each of four threads."""
+
+    def make() -> None:
+        for _ in range(count // 4):
+            with RPCClient(HOST, port, timeout=PATIENCE) as client:
+                client.call("echo", 1)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+LOADS: dict[str, tuple[Callable[[int, int], None], int]] = {
+    "connections": (connections, 2_000),
+    "calls": (calls, 100_000),
+    "cancelled": (cancelled, 10_000),
+    "timed_out": (timed_out, 10_000),
+    "clients": (clients, 2_000),
+}
+
+
+def measure(name: str, count: int, rounds: int) -> list[Left]:
+    """Run a load, so many times after a first that fills what is filled once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * count + 200
+    if name == "connections" and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    load, _ = LOADS[name]
+    server = Served(FUNCS, threads=4)
+    settled = len(things_on(reactor_thread())[0])
+    found: list[Left] = []
+    for _ in range(rounds + 1):
+        load(server.port, count)
+        wait_until(lambda: len(things_on(reactor_thread())[0]) <= settled)
+        found.append(Left.now())
+    server.stop()
+    return found
+
+
+def problems(found: list[Left]) -> list[str]:
+    """Say what grows: from the first round to the last."""
+    first, last = found[0], found[-1]
+    rounds = len(found) - 1
+    grown = []
+    for name in ("sockets", "readers", "writers", "timers", "ours"):
+        more = getattr(last, name) - getattr(first, name)
+        if more > 0:
+            grown.append(f"{more} more {name} after {rounds} rounds")
+    for name, most in (("blocks", MOST_BLOCKS), ("kib", MOST_KIB)):
+        more = (getattr(last, name) - getattr(first, name)) / rounds
+        if more > most:
+            grown.append(f"{more:.0f} more {name} a round")
+    return grown
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("load", nargs="*", choices=[[], *LOADS], help="all, unless named")
+    parser.add_argument("--count", type=int, help="of connections, calls or clients")
+    parser.add_argument("--rounds", type=int, default=4)
+    given = parser.parse_args()
+    ok = True
+    for name in given.load or LOADS:
+        count = given.count or LOADS[name][1]
+        found = measure(name, count, given.rounds)
+        print(f"{name}: {count:,} a round")
+        for number, left in enumerate(found):
+            print(f"  {number}: {left}")
+        for problem in problems(found):
+            ok = False
+            print(f"  GROWS: {problem}")
+        sys.stdout.flush()
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

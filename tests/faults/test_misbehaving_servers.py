@@ -1,0 +1,488 @@
+"""Our clients, of servers that keep to no rules.
+
+Whatever the server does, the call ends with the error that the documentation names, and the next
+one, over the same connection or a new one, has its result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kn_sock import (
+    CallTimeout,
+    ConnectFailed,
+    ConnectionLost,
+    InternalError,
+    KnSockError,
+    MethodNotFound,
+    RPCClient,
+    RPCError,
+)
+from tests.faults.peers import (
+    CALLERS,
+    HOST,
+    PATIENCE,
+    Caller,
+    Peer,
+    Process,
+    ScriptedServer,
+    call,
+    reply,
+)
+
+# What a call that is never answered waits.
+SHORT = 0.3
+
+
+@dataclasses.dataclass
+class Case:
+    """A script, and how the first call ends that meets it."""
+
+    script: Callable[[Peer], None]
+    outcome: Any
+    maybe_executed: bool | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(
+    outcome: Any, *, maybe_executed: bool | None = None, **options: Any
+) -> Callable[[Callable[[Peer], None]], Callable[[Peer], None]]:
+    def add(script: Callable[[Peer], None]) -> Callable[[Peer], None]:
+        CASES[script.__name__] = Case(script, outcome, maybe_executed, options)
+        return script
+
+    return add
+
+
+RESULT = "the argument"
+
+
+# --- slow and late --------------------------------------------------------------------------------
+
+
+@case(RESULT)
+def one_byte_at_a_time(peer: Peer) -> None:
+    for byte in reply(peer.message()):
+        peer.send(bytes([byte]))
+    peer.behave()
+
+
+@case(CallTimeout, maybe_executed=True)
+def accepts_and_says_nothing(peer: Peer) -> None:
+    peer.line()
+    peer.behave()
+
+
+@case(CallTimeout, maybe_executed=True)
+def half_a_reply_and_the_rest_after_the_timeout(peer: Peer) -> None:
+    line = reply(peer.message())
+    peer.send(line[:20])
+    assert peer.message()["method"] == "$/cancelRequest"
+    peer.send(line[20:])
+    peer.behave()
+
+
+@case(CallTimeout, maybe_executed=True)
+def a_late_reply(peer: Peer) -> None:
+    request = peer.message()
+    assert peer.message()["method"] == "$/cancelRequest"
+    peer.send(reply(request))
+    peer.behave()
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+@case(ConnectionLost, maybe_executed=True)
+def half_a_reply_and_the_end(peer: Peer) -> None:
+    peer.send(reply(peer.message())[:20])
+
+
+@case(ConnectionLost, maybe_executed=True)
+def a_reply_without_its_newline_and_the_end(peer: Peer) -> None:
+    peer.send(reply(peer.message())[:-1])
+
+
+@case(ConnectionLost, maybe_executed=True)
+def the_end_after_the_call_was_read(peer: Peer) -> None:
+    peer.line()
+
+
+@case(ConnectionLost, maybe_executed=True)
+def the_end_before_the_call_was_read(peer: Peer) -> None:
+    """It is there, unread: such an end is a reset."""
+    peer.socket.recv(1, socket.MSG_PEEK)
+
+
+@case(ConnectionLost, maybe_executed=True)
+def a_reset(peer: Peer) -> None:
+    peer.line()
+    peer.reset()
+
+
+@case(ConnectionLost, maybe_executed=True)
+def a_reset_in_the_middle_of_a_reply(peer: Peer) -> None:
+    peer.send(reply(peer.message())[:20])
+    peer.reset()
+
+
+@case(ConnectionLost, maybe_executed=True)
+def no_more_is_sent_and_all_is_read(peer: Peer) -> None:
+    peer.line()
+    peer.stop_sending()
+    peer.wait_for_end()
+
+
+@case(RESULT)
+def the_reply_and_the_end(peer: Peer) -> None:
+    peer.send(reply(peer.message()))
+
+
+@case(RESULT)
+def the_reply_and_a_reset(peer: Peer) -> None:
+    peer.send(reply(peer.message()))
+    # Reset before it has been read, it might be lost: the next call tells that it was.
+    peer.socket.recv(1)
+    peer.reset()
+
+
+# --- replies that do not fit ----------------------------------------------------------------------
+
+
+@case(ConnectionLost, maybe_executed=True)
+def an_id_that_was_never_given(peer: Peer) -> None:
+    peer.send(reply(peer.message(), id=10**6))
+    peer.wait_for_end()
+
+
+@case(ConnectionLost, maybe_executed=True)
+def an_id_of_another_type(peer: Peer) -> None:
+    request = peer.message()
+    peer.send(reply(request, id=str(request["id"])))
+    peer.wait_for_end()
+
+
+@case(ConnectionLost, maybe_executed=True)
+def no_id(peer: Peer) -> None:
+    peer.line()
+    peer.send(b'{"result":1}\n')
+    peer.wait_for_end()
+
+
+@case(RESULT)
+def the_reply_twice(peer: Peer) -> None:
+    peer.send(2 * reply(peer.message()))
+    peer.behave()
+
+
+@case(RESULT)
+def the_reply_and_then_an_error_for_the_same_id(peer: Peer) -> None:
+    request = peer.message()
+    wrong = {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32603, "message": "no"}}
+    peer.send(reply(request) + json.dumps(wrong).encode() + b"\n")
+    peer.behave()
+
+
+@case(InternalError)
+def neither_a_result_nor_an_error(peer: Peer) -> None:
+    peer.send(b'{"jsonrpc":"2.0","id":%d}\n' % peer.message()["id"])
+    peer.behave()
+
+
+@case(RPCError)
+def an_error_that_is_none(peer: Peer) -> None:
+    peer.send(b'{"jsonrpc":"2.0","id":%d,"error":[[1],{}]}\n' % peer.message()["id"])
+    peer.behave()
+
+
+@case(RPCError)
+def an_error_of_no_call(peer: Peer) -> None:
+    """There is but one that it can be meant for."""
+    peer.line()
+    peer.send(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}\n')
+    peer.behave()
+
+
+# --- what is no reply at all ----------------------------------------------------------------------
+
+
+@case(CallTimeout, maybe_executed=True)
+def garbage(peer: Peer) -> None:
+    peer.line()
+    peer.send(b"\x00\xff\xfe garbage }{][ \r\r\n\n\n%\n")
+    assert peer.message()["error"]["code"] == -32700
+    assert peer.message()["error"]["code"] == -32700
+    peer.behave()
+
+
+@case(CallTimeout, maybe_executed=True)
+def endless_nesting(peer: Peer) -> None:
+    peer.line()
+    peer.send(b"[" * 500_000 + b"\n")
+    assert peer.message()["error"]["code"] == -32700
+    peer.behave()
+
+
+@case(InternalError)
+def an_endlessly_nested_result(peer: Peer) -> None:
+    start = b'{"jsonrpc":"2.0","id":%d,"result":' % peer.message()["id"]
+    peer.send(start + b"[" * 500_000 + b"\n")
+    peer.behave()
+
+
+@case(CallTimeout, maybe_executed=True, max_line_bytes=10_000)
+def an_endless_line(peer: Peer) -> None:
+    peer.line()
+    for _ in range(100):
+        peer.send(b"x" * 10_000)
+    assert peer.message()["error"]["code"] == -32007
+    assert peer.message()["method"] == "$/cancelRequest"
+    peer.send(b"\n")
+    peer.behave()
+
+
+@case(RPCError, max_line_bytes=10_000)
+def an_endless_result(peer: Peer) -> None:
+    peer.send(b'{"jsonrpc":"2.0","id":%d,"result":"' % peer.message()["id"])
+    for _ in range(100):
+        peer.send(b"x" * 10_000)
+    peer.send(b'"}\n')
+    peer.behave()
+
+
+@case(MethodNotFound)
+def all_that_it_reads(peer: Peer) -> None:
+    """An echo server: our call comes back as one to us, and our refusal as the reply."""
+    peer.send(peer.line())
+    peer.send(peer.line())
+    peer.behave()
+
+
+@pytest.fixture(params=CALLERS)
+def make_caller(
+    request: Any, scripted: Callable[..., ScriptedServer]
+) -> Iterator[Callable[..., Caller]]:
+    # Made before the scripted server is stopped.
+    made: list[Caller] = []
+
+    def make(port: int, **options: Any) -> Caller:
+        made.append(request.param(port, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_server_that_answers_with(
+    name: str,
+    scripted: Callable[..., ScriptedServer],
+    make_caller: Callable[..., Caller],
+) -> None:
+    case = CASES[name]
+    server = scripted(case.script, Peer.behave)
+    caller = make_caller(server.port, **case.options)
+    timeout = SHORT if case.outcome is CallTimeout else PATIENCE
+    if case.outcome == RESULT:
+        assert caller.call(timeout, "echo", RESULT) == RESULT
+        # The end that follows may cross with the next call.
+        with contextlib.suppress(ConnectionLost):
+            caller.call(PATIENCE, "echo", "other")
+    else:
+        with pytest.raises(case.outcome) as caught:
+            caller.call(timeout, "echo", RESULT)
+        assert getattr(caught.value, "maybe_executed", None) is case.maybe_executed
+    assert caller.call(PATIENCE, "echo", "more") == "more"
+
+
+def test_a_server_that_replies_to_nothing(
+    scripted: Callable[..., ScriptedServer], make_caller: Callable[..., Caller]
+) -> None:
+    """It may come before or after the first call was written; that fails, or finds a new one."""
+
+    def replies_to_nothing(peer: Peer) -> None:
+        peer.send(b'{"jsonrpc":"2.0","id":1000000,"result":1}\n')
+        peer.wait_for_end()
+
+    caller = make_caller(scripted(replies_to_nothing, Peer.behave).port)
+    try:
+        assert caller.call(PATIENCE, "echo", 1) == 1
+    except ConnectionLost as problem:
+        assert problem.maybe_executed in (True, False)
+    assert caller.call(PATIENCE, "echo", 2) == 2
+
+
+def test_a_reply_with_the_id_of_another_connection_answers_nothing(
+    scripted: Callable[..., ScriptedServer], make_caller: Callable[..., Caller]
+) -> None:
+    """It was given, but not over this connection."""
+    earlier: list[Any] = []
+
+    def first(peer: Peer) -> None:
+        peer.send(reply(peer.message()))
+        earlier.append(peer.message())
+
+    def second(peer: Peer) -> None:
+        peer.line()
+        peer.send(reply(earlier[0]))
+        peer.wait_for_end()
+
+    caller = make_caller(scripted(first, second, Peer.behave).port)
+    assert caller.call(PATIENCE, "echo", 1) == 1
+    for _ in range(2):
+        with pytest.raises(ConnectionLost) as caught:
+            caller.call(PATIENCE, "echo", "not this")
+        assert caught.value.maybe_executed
+    assert caller.call(PATIENCE, "echo", 3) == 3
+
+
+def test_a_server_that_closes_each_connection_at_once(
+    scripted: Callable[..., ScriptedServer], make_caller: Callable[..., Caller]
+) -> None:
+    caller = make_caller(scripted(lambda _: None).port)
+    for _ in range(5):
+        with pytest.raises((ConnectionLost, ConnectFailed, CallTimeout)):
+            caller.call(SHORT, "echo", 1)
+
+
+def test_a_server_that_never_reads_is_given_up(
+    scripted: Callable[..., ScriptedServer], make_caller: Callable[..., Caller]
+) -> None:
+    is_over = threading.Event()
+
+    def never_reads(_: Peer) -> None:
+        is_over.wait(PATIENCE)
+
+    caller = make_caller(scripted(never_reads, Peer.behave).port, send_timeout=SHORT)
+    with pytest.raises(ConnectionLost, match="took nothing") as caught:
+        caller.call(PATIENCE, "echo", "x" * 20_000_000)
+    assert caught.value.maybe_executed
+    is_over.set()
+    assert caller.call(PATIENCE, "echo", 2) == 2
+
+
+def test_a_call_to_a_server_that_never_reads_ends_in_its_time(
+    scripted: Callable[..., ScriptedServer], make_caller: Callable[..., Caller]
+) -> None:
+    is_over = threading.Event()
+
+    def never_reads(peer: Peer) -> None:
+        is_over.wait(PATIENCE)
+        peer.behave()
+
+    caller = make_caller(scripted(never_reads).port)
+    with pytest.raises(CallTimeout) as caught:
+        caller.call(SHORT, "echo", "x" * 20_000_000)
+    assert caught.value.maybe_executed
+    is_over.set()
+    assert caller.call(PATIENCE, "echo", 2) == 2
+
+
+def test_many_calls_over_a_connection_that_is_cut_each_end_once(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """Some have their replies, in no order; the others fail, and are not sent again."""
+    count, answered = 200, 80
+    seen: list[Any] = []
+
+    def answers_some(peer: Peer) -> None:
+        requests = [peer.message() for _ in range(count)]
+        seen.extend(requests)
+        peer.send(b"".join(reply(request) for request in reversed(requests[:answered])))
+        peer.stop_sending()
+        peer.wait_for_end()
+
+    server = scripted(answers_some, Peer.behave)
+    ends: list[int] = []
+    with RPCClient(HOST, server.port, timeout=PATIENCE) as client:
+        futures = [client.submit("echo", number) for number in range(count)]
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda _, number=number: ends.append(number))  # type: ignore[misc]  # a default
+        for number, future in enumerate(futures[:answered]):
+            assert future.result(PATIENCE) == number
+        for future in futures[answered:]:
+            problem = future.exception(PATIENCE)
+            assert isinstance(problem, ConnectionLost)
+            assert problem.maybe_executed
+        assert client.call("echo", "more") == "more"
+    assert sorted(ends) == list(range(count))
+    assert len(seen) == count
+
+
+# --- a server that is stopped in its tracks -------------------------------------------------------
+
+SERVER = """
+from kn_sock import start_rpc_server
+start_rpc_server(0, {"echo": lambda value: value}, on_ready=lambda host, port: print("on", port))
+"""
+
+
+def test_a_server_whose_process_stands_still(
+    start: Callable[..., Process], make_caller: Callable[..., Caller]
+) -> None:
+    """Its kernel still accepts: only time tells."""
+    server = start("-c", SERVER)
+    port = int(server.line_with(r"on (\d+)")[1])
+    caller = make_caller(port)
+    assert caller.call(PATIENCE, "echo", 1) == 1
+    server.send(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+    with pytest.raises(CallTimeout) as caught:
+        caller.call(SHORT, "echo", 2)
+    assert caught.value.maybe_executed
+    # A new connection is accepted, too.
+    fresh = make_caller(port)
+    with pytest.raises(CallTimeout):
+        fresh.call(SHORT, "echo", 3)
+    server.send(signal.SIGCONT)
+    assert caller.call(PATIENCE, "echo", 4) == 4
+    assert fresh.call(PATIENCE, "echo", 5) == 5
+
+
+def test_every_error_of_a_call_is_ours(scripted: Callable[..., ScriptedServer]) -> None:
+    """Whatever a server sends instead of a reply, a call raises nothing else."""
+    lines = [
+        b"[]\n",
+        b"{}\n",
+        b"[{}]\n",
+        b"null\n",
+        b'{"jsonrpc":"2.0","id":true,"result":1}\n',
+        b'{"jsonrpc":"2.0","id":[1],"error":null}\n',
+        b'{"jsonrpc":"2.0","id":1e400,"result":1}\n',
+        b'{"jsonrpc":"2.0","id":"\\ud800","result":1}\n',
+        b'[{"jsonrpc":"2.0","id":1,"result":1},{"jsonrpc":"2.0","id":1,"result":2}]\n',
+        call(1, "rpc.ping"),
+        call(1, "no.such"),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ]
+
+    def sends(line: bytes) -> Callable[[Peer], None]:
+        def script(peer: Peer) -> None:
+            peer.line()
+            peer.send(line)
+
+        return script
+
+    server = scripted(*map(sends, lines), Peer.behave)
+    with RPCClient(HOST, server.port, timeout=PATIENCE) as client:
+        for _ in lines:
+            try:
+                assert client.call("echo", 1) in (1, 2)
+            except KnSockError as problem:
+                assert getattr(problem, "maybe_executed", True)
+        while server.accepted <= len(lines):
+            assert client.call("echo", 1) == 1
