@@ -146,7 +146,7 @@ class NotingRealm:
         """Ask the real one.
 
         Raises:
-            TypeError: the checker gave no identity: ``None`` for no, or a generator that nobody runs.
+            TypeError: the checker gave no identity: ``None`` for no, or a generator not run.
         """
         if not _is_identity(avatarId):
             raise TypeError(f"a checker gives bytes, text, a number or (), not {type(avatarId)}")

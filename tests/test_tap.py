@@ -262,10 +262,10 @@ def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
     )
     assert [each.factory._around is not None for each in service] == [True, False, True, False]
     own = ("--port", f"tls:{directory}/trusted:0:interface=127.0.0.1")
-    (service,) = makeService(
+    service = makeService(
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[:2], *own)
-    ).services[1:]
-    assert service.factory._around is None
+    )
+    assert [each.factory._around is not None for each in service] == [True, False]
     with pytest.raises(usage.UsageError, match="--tls-cert is for TCP ports"):
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[2:4], *own)
 
