@@ -36,7 +36,7 @@ def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStream
     port = rest.partition(":")[0]
     if kind.startswith("tcp") and port.isdigit() and int(port) > 65535:
         raise ValueError(f"{endpoint!r} is no server endpoint: a port is at most 65535")
-    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
+    if kind in ("tcp", "tcp6", "ssl", "tls", "unix") and ":backlog=" not in description:
         description = f"{description}:backlog={LISTEN_BACKLOG}"
     try:
         return cast(IStreamServerEndpoint, serverFromString(reactor, description))

@@ -142,9 +142,21 @@ class NotingRealm:
         self.identity = ""
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: Any) -> Any:
-        """Ask the real one."""
+        """Ask the real one.
+
+        Raises:
+            TypeError: the checker gave no identity: ``None`` for no, or a generator not run.
+        """
+        if not _is_identity(avatarId):
+            raise TypeError(f"a checker gives bytes, text, a number or (), not {type(avatarId)}")
         self.identity = identity_text(avatarId)
         return self._realm.requestAvatar(avatarId, mind, *interfaces)
+
+
+def _is_identity(avatar_id: object) -> bool:
+    if isinstance(avatar_id, (bytes, str)):
+        return bool(avatar_id)
+    return type(avatar_id) is int or avatar_id == ()
 
 
 @in_reactor

@@ -279,12 +279,13 @@ class RPCServerService(Service):
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
+        has_tls = isinstance(endpoint, str) and endpoint.startswith(("ssl:", "tls:"))
+        if has_tls and options.get("tls_cert"):
+            raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         self._endpoint = endpoint_for(endpoint, reactor)
         # SSL4ServerEndpoint, made by the caller with a context that asks for certificates.
         context = getattr(self._endpoint, "_sslContextFactory", None)
         self._endpoint_knows_callers = bool(getattr(context, "verify", False))
-        if isinstance(endpoint, str) and endpoint.startswith("ssl:") and options.get("tls_cert"):
-            raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
         #: Warns where it listens for everybody; services may share one.

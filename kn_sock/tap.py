@@ -90,7 +90,7 @@ def _has_no_tls_of_ours(port: str) -> bool:
 _TLS_OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")
 
 # Endpoints that are no TCP, or that have TLS of their own.
-_WITHOUT_OUR_TLS = ("unix", "ssl")
+_WITHOUT_OUR_TLS = ("unix", "ssl", "tls")
 
 
 class Options(usage.Options, AuthOptionMixin):

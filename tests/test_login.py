@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker
+from twisted.cred.checkers import ANONYMOUS, FilePasswordDB, ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
@@ -628,6 +628,39 @@ def test_a_try_that_is_cancelled_and_succeeds_opens_nothing(make_pair: MakePair)
     pair.pump()
     assert realm.logouts == 1
     assert isinstance(answer(pair, "who"), NotAuthenticated)
+
+
+@pytest.mark.parametrize("said", [None, False, True, b"", "", iter([b"ada"]), object()])
+def test_a_checker_that_gives_no_identity_lets_nobody_in(
+    make_raw: MakeRaw, logged_errors: Any, said: Any
+) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    checker.asked[0].callback(said)
+    raw.network.reactor.advance(1)
+    raw.network.pump()
+    (refused,) = raw.replies()
+    assert refused["error"]["message"] == "the credentials were not accepted"
+    (answer,) = raw.send({"jsonrpc": "2.0", "id": 2, "method": "who"})
+    assert answer["error"]["code"] == -32002
+    (line,) = logged_errors.claim()
+    assert "could not be checked (try 1 of 3): TypeError" in line
+
+
+@pytest.mark.parametrize(
+    ("said", "identity"), [(b"ada", "ada"), ("ada", "ada"), (7, "7"), (0, "0"), (ANONYMOUS, "")]
+)
+def test_an_identity_is_text_bytes_a_number_or_nobodys(
+    make_raw: MakeRaw, said: Any, identity: str
+) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    checker.asked[0].callback(said)
+    raw.network.pump()
+    (answer,) = raw.replies()
+    assert answer["result"] == {"identity": identity}
 
 
 def test_a_checker_whose_canceller_raises_strands_nothing(

@@ -404,7 +404,10 @@ def test_without_pyopenssl_it_is_said_what_to_install(
         RPCServerFactory(FUNCS, tls_cert=files / "server.crt", tls_key=files / "server.key")
 
 
-def test_tls_is_not_put_around_tls(files: Path) -> None:
-    endpoint = f"ssl:0:privateKey={files}/both.pem:certKey={files}/both.pem"
+@pytest.mark.parametrize(
+    "description", ["ssl:0:privateKey={0}/both.pem:certKey={0}/both.pem", "tls:{0}:0"]
+)
+def test_tls_is_not_put_around_tls(files: Path, description: str) -> None:
+    endpoint = description.format(files)
     with pytest.raises(ValueError, match="has TLS of its own"):
         RPCServerService(endpoint, FUNCS, tls_cert=files / "both.pem")

@@ -245,6 +245,8 @@ def certificate(directory: Path) -> Path:
     return path
 
 
+# Twisted's reading of a directory of PEM files asks pyOpenSSL in a way that it deprecates.
+@pytest.mark.filterwarnings("ignore:X509.get_")
 def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
     ports = (
         "--port",
@@ -259,6 +261,11 @@ def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports, *own)
     )
     assert [each.factory._around is not None for each in service] == [True, False, True, False]
+    own = ("--port", f"tls:{directory}/trusted:0:interface=127.0.0.1")
+    service = makeService(
+        parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[:2], *own)
+    )
+    assert [each.factory._around is not None for each in service] == [True, False]
     with pytest.raises(usage.UsageError, match="--tls-cert is for TCP ports"):
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[2:4], *own)
 
