@@ -181,9 +181,11 @@ class CallReports:
         reports: where to.
     """
 
-    __slots__ = ("_connection", "_is_over", "_reports")
+    __slots__ = ("_connection", "_is_over", "_reports", "is_of_stranger")
 
     def __init__(self, connection: Any, reports: Reports) -> None:
+        #: Whether the caller has to log in first. Nobody who has not shall fill the log.
+        self.is_of_stranger = False
         self._connection = connection
         self._reports = reports
         self._is_over = False
@@ -198,11 +200,11 @@ class CallReports:
         if self._reports.stats is not None:
             self._reports.stats.cancellations += 1
 
-    def ended(self, request: Request, outcome: str = _stats.OK) -> None:
+    def ended(self, request: Request, outcome: str = _stats.OK, *, is_known: bool = True) -> None:
         """Tell of a call that ended without an error."""
         if not self._is_over:
             seconds = self._seconds_of(request)
-            self._reports.ended(self._connection, request, seconds, outcome, is_known=True)
+            self._reports.ended(self._connection, request, seconds, outcome, is_known=is_known)
 
     def failed(
         self, request: Request, error: RPCError, raised: BaseException | None, *, is_known: bool
@@ -232,7 +234,8 @@ class CallReports:
             code=error.code,
             is_known=is_known,
         )
-        self._log(request, error, raised if is_functions else None)
+        if is_functions or not self.is_of_stranger:
+            self._log(request, error, raised if is_functions else None)
 
     def end(self, requests: Iterable[Request]) -> None:
         """Tell that the connection ended before these calls did, and nothing of calls any more."""

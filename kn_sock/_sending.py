@@ -7,7 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
+from zope.interface import alsoProvides
 
 if sys.platform == "win32":
     fcntl = termios = None
@@ -80,6 +82,18 @@ def unsent_bytes(transport: Any) -> int:
             return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
         transport = getattr(transport, "transport", None)
     return 0
+
+
+def can_half_close(transport: Any) -> bool:
+    """Tell whether the end of one direction is told to the protocol, and see to it that it is.
+
+    A protocol that is connected by one of Twisted's client endpoints is wrapped in another, which
+    shows only the last of the interfaces that it passes on: IHandshakeListener.
+    """
+    wrapper = getattr(transport, "protocol", None)
+    if type(wrapper).__name__ == "_WrappingProtocol":
+        alsoProvides(wrapper, IHalfCloseableProtocol)
+    return IHalfCloseableProtocol.providedBy(wrapper)
 
 
 def undelivered_bytes(transport: Any) -> int | None:

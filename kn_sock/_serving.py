@@ -22,7 +22,7 @@ from kn_sock._deadlines import Deadlines
 from kn_sock._reports import CallReports
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Refusal, Request, Session, id_key
-from kn_sock._stats import EXIT
+from kn_sock._stats import EXIT, outcome_of
 from kn_sock._verdicts import deferred_in_thread, no_thread, not_found, too_late
 from kn_sock._workers import Job, Lane
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
@@ -37,6 +37,9 @@ _numbers = itertools.count(1)
 
 # So many of the longest lines may wait for a peer that does not read.
 _UNREAD_LINES: Final = 16
+_UNREAD_ERROR = RPCError(
+    ErrorCode.REPLY_TOO_LONG, "the reply was dropped: too much waits to be read before it"
+)
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
@@ -124,6 +127,7 @@ class Serving:
         """
         self._methods = methods
         self._absent = absent or _not_found
+        self._reports.is_of_stranger = absent is not None
 
     @property
     def _wants_login(self) -> bool:
@@ -239,7 +243,7 @@ class Serving:
             return
         method = self._methods.get(request.method)
         if method is None:
-            self._refuse(request, self._absent(request))
+            self._refuse_absent(request)
             return
         try:
             args, kwargs = method.bind(request.params, request.kwargs)
@@ -264,6 +268,16 @@ class Serving:
             self._answer(request, result)
         else:
             self._answer_later(call, result)
+
+    def _refuse_absent(self, request: Request) -> None:
+        """Answer a request whose method is not there, or not for this caller."""
+        error = self._absent(request)
+        if error is not None:
+            self._refuse(request, error)
+            return
+        self._leave_turn(request)
+        outcome = outcome_of(ErrorCode.NOT_AUTHENTICATED)
+        self._reports.ended(request, outcome, is_known=False)
 
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
@@ -360,12 +374,16 @@ class Serving:
             self._refuse(request, InternalError(f"{request.method}: {problem}"))
             return
         self._leave_turn(request)
-        if self._records is not None and not request.is_replaced:
-            self._records.ended(request)
         if line is not None and not self._is_over:
             if self._unread is not None:
-                line = self._within_unread(request, line, self._unread)
+                short = self._within_unread(request, line, self._unread)
+                if short is not line:
+                    request.is_replaced = True
+                    self._report(request, _UNREAD_ERROR)
+                line = short
             self._put(line)
+        if self._records is not None and not request.is_replaced:
+            self._records.ended(request)
 
     def _within_unread(self, request: Request, line: bytes, unread: int) -> bytes:
         """Let no more than so many bytes of replies wait for a peer that does not read."""

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from typing_extensions import override
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
 from kn_sock import _codec
 from kn_sock._documents import DocumentFramer
@@ -35,7 +35,13 @@ from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._peer import address_text, certificate_of, process_of
 from kn_sock._runner import Runner
-from kn_sock._sending import is_tls, undelivered_bytes, unsent_bytes, write_of
+from kn_sock._sending import (
+    can_half_close,
+    is_tls,
+    undelivered_bytes,
+    unsent_bytes,
+    write_of,
+)
 from kn_sock._serving import Serving
 from kn_sock._session import (
     Answered,
@@ -152,6 +158,7 @@ class RPCProtocol(LineReceiver):
         self._backlog_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
+        self._half_closes = False
         self._idle_watch: IdleWatch | None = None
         # How much the peer had taken when that was last looked at.
         self._taken = 0
@@ -175,6 +182,7 @@ class RPCProtocol(LineReceiver):
         # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
             getattr(transport, option, lambda _: None)(True)
+        self._half_closes = can_half_close(transport) and undelivered_bytes(transport) is not None
         self.peer = transport.getPeer()
         self.peer_text = address_text(self.peer)
         self.peer_process = process_of(transport)
@@ -184,10 +192,6 @@ class RPCProtocol(LineReceiver):
         self._serving: Serving = serve(self, self._session, self._outbox.put, runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._thread_id = get_ident()
-        # What an endpoint of Twisted's wraps around a protocol tells the transport of the last of
-        # its interfaces alone.
-        if getattr(transport, "protocol", self) is not self:
-            alsoProvides(transport.protocol, IHalfCloseableProtocol)
         self._state = State.SECURING
         self._seconds = self.reactor.seconds
         self.read_at = self._seconds()
@@ -636,11 +640,11 @@ class RPCProtocol(LineReceiver):
             self.transport.resumeProducing()
         # With a producer registered, TLS would wait for it before it closes.
         self.transport.unregisterProducer()
-        if self._peer_is_done or undelivered_bytes(self.transport) is None:
-            self.transport.loseConnection()
-        else:
+        if self._half_closes and not self._peer_is_done:
             # `writeConnectionLost` goes on.
             self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
 
     def _abort_handshake(self) -> None:
         # A goodbye would have to wait for the handshake, and the peer may never end that.

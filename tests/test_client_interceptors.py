@@ -644,6 +644,38 @@ def test_a_service_has_them_while_it_waits_for_a_connection(network: MemoryNetwo
     network.pump()
 
 
+def test_what_may_be_run_twice_is_sent_again_through_it(network: MemoryNetwork) -> None:
+    seen: list[str] = []
+
+    def watches(call: OutgoingCall, proceed: Any) -> Any:
+        seen.append(call.method)
+        return proceed()
+
+    network.listen(RPCServerFactory(FUNCS, reactor=network.reactor, threads=0))
+    service = RPCClientService(network, reactor=network.reactor, interceptors=[watches])
+    service.startService()
+    network.pump()
+    twice = service.with_options(idempotent=True)
+    calling = twice.call("add", 1, 2)
+    batch = twice.batch()
+    batch.call("add", 3, 4)
+    batch.notify("add", 0, 0)
+    batch.call("add", 5, 6)
+    sending = batch.send()
+    once = service.call("add", 1, 2)
+    (wire,) = network.wires
+    wire.is_held = True
+    network.reactor.advance(0)
+    wire.lose(ConnectionError("cut"))
+    network.reactor.advance(5)
+    network.pump()
+    assert (outcome_of(calling), outcome_of(sending)) == (3, [7, 11])
+    assert isinstance(outcome_of(once), ConnectionLost)
+    assert len(seen) == 5, "an interceptor sees one call"
+    service.stopService()
+    network.pump()
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
     """A server of blocking functions, with one that calls on."""

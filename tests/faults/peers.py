@@ -150,6 +150,13 @@ class ScriptedServer:
         finally:
             peer.close()
 
+    def join(self) -> None:
+        """Wait until a connection has come, and every script has ended."""
+        wait_until(lambda: bool(self._threads))
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
     def stop(self) -> None:
         # A close alone would leave accept() waiting.
         with contextlib.suppress(OSError):

@@ -16,7 +16,17 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from kn_sock import ConnectFailed, ConnectionLost, RPCClient, RPCError, in_reactor
-from tests.faults.peers import HOST, PATIENCE, Peer, Process, ServedService, call, wait_until
+from kn_sock._options import DRAIN_TIMEOUT
+from tests.faults.peers import (
+    HOST,
+    PATIENCE,
+    Peer,
+    Process,
+    ScriptedServer,
+    ServedService,
+    call,
+    wait_until,
+)
 
 StartTwistd = Callable[..., Process]
 
@@ -353,3 +363,40 @@ def test_a_notification_before_the_close_arrives_although_the_server_sends(
     client.close()
     assert is_told.wait(PATIENCE)
     other.stop()
+
+
+def test_a_client_whose_call_is_never_answered_is_closed_at_once(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """It waits for what it wrote to arrive, and not for the other side to close."""
+    is_over = threading.Event()
+
+    def says_nothing(peer: Peer) -> None:
+        peer.line()
+        is_over.wait(PATIENCE)
+
+    client = RPCClient(HOST, scripted(says_nothing).port, timeout=PATIENCE)
+    waiting = client.submit("hold")
+    before = time.monotonic()
+    client.close()
+    assert time.monotonic() - before < DRAIN_TIMEOUT / 2
+    is_over.set()
+    assert isinstance(waiting.exception(PATIENCE), ConnectionLost)
+
+
+def test_a_server_that_sends_no_more_still_gets_the_replies_of_its_client(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    answers: list[Any] = []
+
+    def calls_back(peer: Peer) -> None:
+        peer.send(call(1, "add", 1, 2))
+        peer.stop_sending()
+        answers.append(peer.message())
+        assert peer.line() == b""
+
+    server = scripted(calls_back)
+    client = RPCClient(HOST, server.port, funcs={"add": lambda a, b: a + b})
+    server.join()
+    client.close()
+    assert answers == [{"jsonrpc": "2.0", "id": 1, "result": 3}]

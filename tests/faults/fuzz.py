@@ -1,0 +1,409 @@
+"""Random and mutated lines over framing, codec and session: whatever comes, no exception.
+
+``python -m tests.faults.fuzz --lines 1000000`` mutates by chance, and keeps what has an outcome that
+was not seen before. ``--engine atheris`` has the mutations guided by the code that they reach; it
+needs the package ``atheris``. ``--seconds`` ends either earlier. What fails is printed, made as
+short as it can be, and written to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+INSTRUMENTED = [
+    "kn_sock._framing",
+    "kn_sock._documents",
+    "kn_sock._codec",
+    "kn_sock._session",
+    "kn_sock._text",
+    "kn_sock.errors",
+]
+
+if "atheris" in sys.argv:
+    # Before anything of it is imported.
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED):
+        import kn_sock._session  # noqa: F401
+
+from msgspec import UNSET
+
+from kn_sock._codec import DIALECTS, UNREADABLE, Dialect, Message, decode_message
+from kn_sock._documents import DocumentFramer
+from kn_sock._framing import Framer, LineFramer, OverlongLine
+from kn_sock._session import (
+    Answered,
+    Cancel,
+    Complaint,
+    Failed,
+    Refusal,
+    Request,
+    Session,
+    Violation,
+)
+from kn_sock._writer import Writer
+from kn_sock.conformance._cases import read_groups
+from kn_sock.errors import ErrorCode, MethodNotFound, RPCError
+
+HOSTILE = Path(__file__).resolve().parent.parent / "data" / "hostile"
+
+# Shorter than in life, so that what is too long is seen; longer than what is kept of that.
+MAX_LINE_BYTES = 700
+
+CODES = {int(code) for code in ErrorCode}
+
+
+def seeds() -> list[bytes]:
+    """Every hostile line, and all that the conformance cases send."""
+    lines = [path.read_bytes() for path in sorted(HOSTILE.iterdir())]
+    cases = [case.sent for group in read_groups() for case in group.cases]
+    return [seed for seed in lines + cases if len(seed) < 4096]
+
+
+# --- what has to hold -----------------------------------------------------------------------------
+
+
+class Checker:
+    """Puts bytes through all of it, and raises ``AssertionError`` where something is wrong."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def check(self, data: bytes) -> set[Any]:
+        """Check; return what kinds of outcome there were."""
+        number = zlib.crc32(data)
+        seen: set[Any] = set()
+        lines = in_pieces(LineFramer(MAX_LINE_BYTES), data, number)
+        assert shape(lines) == shape(naive_lines(data)), "not split at its newlines"
+        documents = in_pieces(DocumentFramer(MAX_LINE_BYTES), data, number)
+        whole = DocumentFramer(MAX_LINE_BYTES).feed(data)
+        assert shape(documents) == shape(whole), "documents depend on how the stream is cut"
+        # The same line again is not counted again.
+        self.lines += len({str(one) for one in shape(lines)})
+        for place, line in enumerate([*lines, *documents]):
+            session = busy_session(DIALECTS[(number + place) % len(DIALECTS)])
+            if isinstance(line, OverlongLine):
+                received: Any = session.receive_overlong(line)
+            else:
+                compare_with_json(bytes(line))
+                received = session.receive(line)
+            seen.add(check_outcome(session, received))
+        seen.add((len(lines) > 2, len(documents) > len(lines)))
+        return seen
+
+
+def in_pieces(framer: Framer, data: bytes, number: int) -> list[Any]:
+    """Feed a framer, cut at places that depend on a number."""
+    chance = random.Random(number)
+    found: list[Any] = []
+    at = 0
+    # What is long is not cut into its bytes every time: that takes its time.
+    sizes = (1, 2, 7, 64, 1000) if len(data) < 300 or not number % 8 else (64, 300, 1000)
+    while at < len(data):
+        size = chance.choice(sizes)
+        found += framer.feed(data[at : at + size])
+        at += size
+    return found
+
+
+def naive_lines(data: bytes) -> list[Any]:
+    """Split as the documentation says, with no thought of speed or memory."""
+    *lines, rest = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    found: list[Any] = []
+    for line in lines:
+        line = line.removesuffix(b"\r")
+        if len(line) > MAX_LINE_BYTES:
+            found.append(OverlongLine(line))
+        elif line:
+            found.append(line)
+    if len(rest) > MAX_LINE_BYTES + 1:
+        found.append(OverlongLine(rest))
+    return found
+
+
+def shape(lines: list[Any]) -> list[Any]:
+    return [("long", one.prefix) if isinstance(one, OverlongLine) else bytes(one) for one in lines]
+
+
+def compare_with_json(line: bytes) -> None:
+    """Hold what was decoded against the standard library, where both accept it."""
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError):
+        return
+    try:
+        message = decode_message(line)
+    except UNREADABLE:
+        return
+    assert isinstance(value, dict), "no object, and decoded as one"
+    for name in Message.__struct_fields__:
+        decoded, wanted = getattr(message, name), value.get(name, UNSET)
+        assert same(decoded, wanted), f"{name} is {decoded!r}, and by json {wanted!r}"
+
+
+def refuse(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("beyond a double")
+    return value
+
+
+def same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def busy_session(dialect: Dialect) -> Session[int]:
+    session: Session[int] = Session(Writer(dialect), max_line_bytes=2000, max_batch=20)
+    for _ in range(2):
+        call_id, _line = session.writer.write_call("f", (), {})
+        session.expect(call_id, call_id)
+    return session
+
+
+def check_outcome(session: Session[int], received: Any) -> Any:
+    """Check what a line was taken for; return what kind of thing that was."""
+    events = received if isinstance(received, list) else [received] if received else []
+    kinds = []
+    for event in events:
+        kind: Any = type(event).__name__
+        if isinstance(event, Refusal):
+            kind = check_reply(event.line)
+        elif isinstance(event, Request):
+            kind = (kind, event.dialect, event.expects_reply, type(event.params).__name__)
+            if len(kinds) % 2:
+                line = session.answer(event, ["a result", event.params or None])
+            else:
+                line = session.refuse(event, MethodNotFound("there is no such method"))
+            if line is not None:
+                check_reply(line)
+        elif isinstance(event, (Failed, Complaint)):
+            assert isinstance(event.error, RPCError)
+            kind = (kind, event.error.code if event.error.code in CODES else 0)
+            json.dumps(str(event.error))
+        elif isinstance(event, Violation):
+            assert event.reason
+        else:
+            assert isinstance(event, (Answered, Cancel)), event
+        kinds.append(kind)
+    batches = [event.batch for event in events if isinstance(event, Request) and event.batch]
+    assert all(batch.awaited == 0 for batch in batches), "a batch is never answered"
+    return tuple(sorted(set(map(str, kinds))))
+
+
+def check_reply(line: bytes) -> str:
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    answer = json.loads(line, parse_constant=refuse)
+    found = []
+    for one in answer if isinstance(answer, list) else [answer]:
+        assert "result" in one or one["error"] is not None
+        error = one.get("error")
+        if isinstance(error, dict):
+            assert error["code"] in CODES
+            assert 0 < len(error["message"]) <= 300
+            found.append(str(error["code"]))
+        else:
+            assert error is None or 0 < len(error) <= 300
+            found.append(type(error).__name__)
+    return " ".join(sorted(set(found)))
+
+
+# --- by chance ------------------------------------------------------------------------------------
+
+TOKENS = [
+    *b'{ } [ ] : , " \\ \x00 \xff \xed\xa0\x80 \xef\xbb\xbf \r\n \n \r'.split(b" "),
+    *b"null true false 0 -0 1 1.0 1e5 1E400 1e-400 NaN Infinity 18446744073709551616".split(),
+    *b'"id" "id":1 "id":0 "id":null "id":1.50 "id":true "id":"x" "id":[1] "id":{}'.split(),
+    *b'"jsonrpc":"2.0" "jsonrpc":"1.0" "jsonrpc":2.0 "method":"f" "method":1 "params":[]'.split(),
+    *b'"params":{} "params":null "kwargs":{} "kwargs":[] "result":1 "result":null'.split(),
+    *b'"error":null "error":"x" "error":{"code":-32700,"message":"x"} "error":[] "timeout":1'.split(),
+    *b'"method":"$/cancelRequest","params":{"id":1} "timeout":-1 "timeout":"x"'.split(b" "),
+    *b'"\\ud800" "\\u0000" \\u00e9 \xc3\xa9 "traceparent":"00-0-0-00" GET content-length:'.split(),
+    b"[" * 300,
+    b'{"a":' * 100,
+    b"9" * 400,
+    b"9" * 4500,
+    b"x" * MAX_LINE_BYTES,
+    b'{"jsonrpc":"2.0","id":1,"method":"f"}\n',
+    b'[{"jsonrpc":"2.0","id":1,"method":"f"},1]\n',
+]
+
+
+class Mutations:
+    """Makes inputs, one of another, and keeps those that did something new."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._corpus = [*seeds(), b""]
+        self._seen: set[Any] = set()
+
+    def inputs(self) -> Iterator[bytes]:
+        chance = self._chance
+        while True:
+            if chance.random() < 0.05:
+                yield chance.randbytes(chance.randrange(60)) + b"\n"
+                continue
+            data = bytearray(chance.choice(self._corpus))
+            for _ in range(chance.choice((1, 1, 1, 2, 3, 5, 10))):
+                self._mutate(data)
+            if not data.endswith(b"\n"):
+                data += b"\n"
+            yield bytes(data[:6000])
+
+    def _mutate(self, data: bytearray) -> None:
+        chance = self._chance
+        at = chance.randrange(len(data) + 1)
+        end = min(len(data), at + chance.choice((1, 1, 2, 4, 16, 100)))
+        kind = chance.randrange(7)
+        if kind == 0 and at < len(data):
+            data[at] = chance.randrange(256)
+        elif kind == 1:
+            del data[at:end]
+        elif kind == 2:
+            data[at:at] = chance.choice(TOKENS)
+        elif kind == 3:
+            data[at:end] = chance.choice(TOKENS)
+        elif kind == 4:
+            data[at:at] = data[at:end] * chance.choice((1, 2, 30))
+        elif kind == 5:
+            other = chance.choice(self._corpus)
+            start = chance.randrange(len(other) + 1)
+            data[at:end] = other[start : start + chance.randrange(200)]
+        elif at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+
+    def note(self, data: bytes, seen: set[Any]) -> None:
+        if not seen <= self._seen:
+            self._seen |= seen
+            self._corpus.append(data)
+
+    @property
+    def outcomes(self) -> int:
+        return len(self._seen)
+
+
+def run_by_chance(lines: int, seconds: float, seed: int) -> str:
+    """Run until so many lines were checked, or the time is over; say what was done."""
+    checker, mutations = Checker(), Mutations(seed)
+    ends = time.monotonic() + seconds
+    inputs = 0
+    for data in mutations.inputs():
+        inputs += 1
+        try:
+            mutations.note(data, checker.check(data))
+        except BaseException as problem:
+            report(data, problem)
+            raise
+        if checker.lines >= lines or (inputs % 100 == 0 and time.monotonic() > ends):
+            break
+    return (
+        f"by chance, seed {seed}: {checker.lines:,} lines in {inputs:,} inputs, "
+        f"{mutations.outcomes:,} kinds of outcome, no exception"
+    )
+
+
+# --- what fails -----------------------------------------------------------------------------------
+
+
+def report(data: bytes, problem: BaseException) -> None:
+    """Write down the shortest input that still fails in the same way."""
+    kind = type(problem)
+    size = max(1, len(data) // 2)
+    while size:
+        at = 0
+        while at < len(data):
+            shorter = data[:at] + data[at + size :]
+            if fails_with(shorter, kind):
+                data = shorter
+            else:
+                at += size
+        size //= 2
+    with tempfile.NamedTemporaryFile(prefix="crash-", suffix=".line", delete=False) as file:
+        file.write(data)
+    print(f"{kind.__name__}: {problem}\n  {data!r}\n  is in {file.name}", file=sys.stderr)
+
+
+def fails_with(data: bytes, kind: type[BaseException]) -> bool:
+    try:
+        Checker().check(data)
+    except kind:
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+# --- by what is reached ---------------------------------------------------------------------------
+
+
+def run_guided(lines: int, seconds: float, seed: int) -> None:
+    """Run atheris, which ends the process."""
+    checker = Checker()
+    ends = time.monotonic() + seconds
+    inputs = 0
+
+    def check(data: bytes) -> None:
+        nonlocal inputs
+        inputs += 1
+        try:
+            checker.check(data + b"\n")
+        except BaseException as problem:
+            report(data + b"\n", problem)
+            raise
+        if checker.lines >= lines or time.monotonic() > ends:
+            print(
+                f"guided by coverage, seed {seed}: {checker.lines:,} lines in {inputs:,} inputs, "
+                "no exception",
+                flush=True,
+            )
+            # There is no other way out of it.
+            os._exit(0)
+
+    directory = Path(tempfile.mkdtemp())
+    for number, data in enumerate(seeds()):
+        (directory / str(number)).write_bytes(data)
+    dictionary = directory.with_suffix(".dict")
+    words = ["".join(f"\\x{byte:02x}" for byte in token) for token in TOKENS if len(token) < 60]
+    dictionary.write_text("".join(f'"{word}"\n' for word in words if word))
+    options = [f"-dict={dictionary}", "-max_len=3000", f"-seed={seed}", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], *options, str(directory)], check)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=["chance", "atheris"], default="chance")
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    if given.engine == "atheris":
+        run_guided(given.lines, given.seconds, given.seed)
+    before = time.monotonic()
+    print(run_by_chance(given.lines, given.seconds, given.seed))
+    print(f"{time.monotonic() - before:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

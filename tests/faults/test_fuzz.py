@@ -1,0 +1,111 @@
+"""Random, mutated and generated lines find no exception; a little of it here, more in the soak."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kn_sock._session import Session
+from tests.faults import fuzz
+
+
+@pytest.fixture
+def checker() -> fuzz.Checker:
+    return fuzz.Checker()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mutated_lines_find_no_exception(seed: int) -> None:
+    said = fuzz.run_by_chance(5_000, seconds=60.0, seed=seed)
+    assert "5,0" in said
+
+
+@pytest.mark.parametrize("number", range(len(fuzz.seeds())))
+def test_what_is_mutated_is_right_as_it_is(checker: fuzz.Checker, number: int) -> None:
+    checker.check(fuzz.seeds()[number])
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(["2.0", "1.0", "f", "$/cancelRequest", "rpc.ping", 2**64, -1, 1, 2, 1.0]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "code", "message", "data", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+MEMBERS = [
+    "jsonrpc",
+    "id",
+    "method",
+    "params",
+    "kwargs",
+    "result",
+    "error",
+    "timeout",
+    "traceparent",
+]
+MESSAGE = st.fixed_dictionaries({}, optional=dict.fromkeys(MEMBERS, ANYTHING)) | (
+    st.fixed_dictionaries(
+        {"jsonrpc": st.just("2.0"), "method": st.text(max_size=5)},
+        optional={name: ANYTHING for name in MEMBERS if name not in ("jsonrpc", "method")},
+    )
+)
+BATCH = st.lists(MESSAGE | ANYTHING, max_size=6)
+LINE = (MESSAGE | BATCH | ANYTHING).map(json.dumps).map(str.encode) | st.binary(max_size=50)
+CUT_LINE = st.tuples(LINE, st.integers(0, 200)).map(lambda both: both[0][: both[1]])
+
+
+@given(st.lists(LINE | CUT_LINE, max_size=5), st.sampled_from([b"\n", b"\r\n", b"", b"\n\n", b" "]))
+def test_lines_that_are_generated_find_no_exception(lines: list[bytes], between: bytes) -> None:
+    fuzz.Checker().check(between.join(lines) + b"\n")
+
+
+@given(st.binary(max_size=200))
+def test_bytes_find_no_exception(data: bytes) -> None:
+    fuzz.Checker().check(data)
+
+
+# --- that it would find one -----------------------------------------------------------------------
+
+
+def test_a_wrong_split_is_found(checker: fuzz.Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz.LineFramer, "_check", lambda self, lines: lines)
+    with pytest.raises(AssertionError, match="newlines"):
+        checker.check(b"a\r\n\n")
+
+
+def test_an_exception_is_found_and_made_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    received = Session.receive
+
+    def receive(self: Session[Any], line: bytes) -> Any:
+        if b"$" in line:
+            raise KeyError("the id")
+        return received(self, line)
+
+    monkeypatch.setattr(Session, "receive", receive)
+    with pytest.raises(KeyError):
+        fuzz.run_by_chance(100_000, seconds=60.0, seed=1)
+    printed = capsys.readouterr().err
+    assert "KeyError: 'the id'" in printed
+    assert "b'$'" in printed or "b'$\\n'" in printed
+
+
+def test_a_batch_that_is_not_answered_is_found(
+    checker: fuzz.Checker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "_answer_within_limits", lambda self, request, line: None)
+    with pytest.raises(AssertionError, match="never answered"):
+        checker.check(b'[{"jsonrpc":"2.0","id":1,"method":"f"}]\n')

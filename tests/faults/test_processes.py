@@ -1,0 +1,456 @@
+"""Fork, exit, Ctrl-C, no standard output, no descriptors left: faults of the process itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kn_sock import RPCClient
+from tests.faults.peers import HOST, PATIENCE, Peer, Process, ScriptedServer, Served, call, join
+
+Start = Callable[..., Process]
+
+SERVE = """
+import os, sys, threading
+from kn_sock import RPCClient, RPCClientService, ForkedError, in_reactor, start_rpc_server
+from twisted.internet.defer import Deferred
+
+never = threading.Event()
+entered = threading.Semaphore(0)
+
+def block():
+    entered.release()
+    never.wait()
+
+@in_reactor
+def hold():
+    entered.release()
+    return Deferred()
+
+ready = threading.Event()
+address = []
+
+def on_ready(host, port):
+    address.append(port)
+    ready.set()
+
+def add(a, b):
+    return a + b
+
+def serve():
+    threading.Thread(
+        target=start_rpc_server, args=(0, {"add": add, "block": block, "hold": hold}),
+        kwargs={"on_ready": on_ready}, daemon=True,
+    ).start()
+    ready.wait()
+    return address[0]
+"""
+
+
+def script(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return str(path)
+
+
+# --- fork -----------------------------------------------------------------------------------------
+
+
+def test_forks_under_load_harm_neither_parent_nor_children(start: Start, tmp_path: Path) -> None:
+    """Threads call all the time; each child is told, makes a client of its own, and ends."""
+    text = (
+        SERVE
+        + """
+import warnings
+warnings.simplefilter("ignore")
+port = serve()
+client = RPCClient("127.0.0.1", port, timeout=20)
+over = threading.Event()
+counts = []
+
+def work():
+    count = 0
+    while not over.is_set():
+        assert client.call("add", count, 1) == count + 1
+        count += 1
+    counts.append(count)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for number in range(10):
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            try:
+                client.call("add", 1, 2)
+            except ForkedError:
+                with RPCClient("127.0.0.1", port, timeout=20) as own:
+                    code = 0 if own.call("add", number, 1) == number + 1 else 3
+        finally:
+            os._exit(code)
+    print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+over.set()
+for thread in threads:
+    thread.join()
+print("parent", len(counts), min(counts) > 0, client.call("add", 1, 2))
+"""
+    )
+    code, output = start(script(tmp_path, text)).end()
+    assert output.splitlines() == ["child 0"] * 10 + ["parent 4 True 3"]
+    assert code == 0
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing_make_clients_of_their_own(
+    start: Start, tmp_path: Path, method: str
+) -> None:
+    text = (
+        SERVE
+        + f"""
+import multiprocessing, warnings
+warnings.simplefilter("ignore")
+
+def work(port):
+    with RPCClient("127.0.0.1", port, timeout=20) as own:
+        return own.call("add", port, 1) - port
+
+if __name__ == "__main__":
+    port = serve()
+    client = RPCClient("127.0.0.1", port, timeout=20)
+    waiting = client.submit("hold")
+    entered.acquire()
+    with multiprocessing.get_context("{method}").Pool(3) as pool:
+        print(pool.map(work, [port] * 6))
+    print(client.call("add", 1, 2), waiting.done())
+"""
+    )
+    code, output = start(script(tmp_path, text)).end()
+    assert output.splitlines() == ["[1, 1, 1, 1, 1, 1]", "3 False"]
+    assert code == 0
+
+
+def test_a_child_that_ends_leaves_the_parents_connections_open(
+    start: Start, tmp_path: Path
+) -> None:
+    """It ends as a program does, with all that runs then: it says no goodbye for its parent."""
+    text = (
+        SERVE
+        + """
+import warnings
+warnings.simplefilter("ignore")
+port = serve()
+client = RPCClient("127.0.0.1", port, timeout=20)
+waiting = client.submit("hold")
+entered.acquire()
+child = os.fork()
+if not child:
+    client.close()
+    sys.exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), waiting.done(), client.call("add", 1, 2))
+"""
+    )
+    code, output = start(script(tmp_path, text)).end()
+    assert output == "0 False 3\n"
+    assert code == 0
+
+
+# --- the interpreter's end ------------------------------------------------------------------------
+
+IN_FLIGHT = """
+port = serve()
+clients = [RPCClient("127.0.0.1", port) for _ in range(5)]
+futures = [client.submit(name) for client in clients for name in ("block", "hold")]
+batch = clients[0].batch()
+batch.call("hold")
+threading.Thread(target=batch.send, daemon=True).start()
+threading.Thread(target=clients[1].call, args=("hold",), daemon=True).start()
+for _ in range(7):
+    entered.acquire()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        ("print('end')", 0),
+        ("print('end'); sys.exit(3)", 3),
+        ("print('end'); raise SystemExit(4)", 4),
+        ("del clients, client, futures; print('end')", 0),
+        ("[client.close() for client in clients]; print('end')", 0),
+    ],
+)
+def test_the_interpreter_ends_with_all_of_it_open(
+    start: Start, tmp_path: Path, last: str, code: int
+) -> None:
+    text = SERVE + IN_FLIGHT.replace("futures =", "client = clients[0]\nfutures =") + last + "\n"
+    ended, output = start(script(tmp_path, text)).end()
+    assert output == "end\n"
+    assert ended == code
+
+
+def test_the_interpreter_ends_with_a_traceback_of_the_scripts_own(
+    start: Start, tmp_path: Path
+) -> None:
+    code, output = start(script(tmp_path, SERVE + IN_FLIGHT + "1 / 0\n")).end()
+    assert output.count("Traceback") == 1
+    assert output.rstrip().endswith("ZeroDivisionError: division by zero")
+    assert code == 1
+
+
+def test_the_interpreter_ends_while_a_client_connects(
+    start: Start, tmp_path: Path, scripted: Callable[..., ScriptedServer]
+) -> None:
+    """To a server that accepts, and then nothing: there is TLS to be spoken first."""
+    hears = threading.Event()
+
+    def says_nothing(peer: Peer) -> None:
+        peer.socket.recv(1)
+        hears.set()
+        peer.wait_for_end()
+
+    port = scripted(says_nothing).port
+    text = f"""
+import sys, threading
+from kn_sock import RPCClient
+endpoint = "tls:127.0.0.1:{port}"
+threading.Thread(target=RPCClient.from_endpoint, args=(endpoint,), daemon=True).start()
+sys.stdin.readline()
+print("end")
+"""
+    process = start(script(tmp_path, text), stdin=subprocess.PIPE)
+    assert hears.wait(PATIENCE)
+    assert process.process.stdin is not None
+    process.process.stdin.write("\n")
+    process.process.stdin.flush()
+    code, output = process.end()
+    assert (code, output) == (0, "end\n")
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "client.call('hold')",
+        "client.with_options(timeout=None).call('hold')",
+        "client.submit('hold').result()",
+        "list(client.map('hold', [1, 2, 3]))",
+        "batch = client.batch(); batch.call('hold'); batch.send()",
+        "client.remote.hold()",
+        "RPCClient('127.0.0.1', port, on_connected=lambda c: c.call('hold'))",
+    ],
+)
+def test_ctrl_c_ends_what_waits_and_the_client_goes_on(
+    start: Start, tmp_path: Path, scripted: Callable[..., ScriptedServer], waits: str
+) -> None:
+    is_asked = threading.Event()
+
+    def answers_all_but_hold(peer: Peer) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while True:
+                message: Any = peer.message()
+                first = message[0] if isinstance(message, list) else message
+                if first["method"] == "hold":
+                    is_asked.set()
+                elif "id" in first:
+                    peer.send(b'{"jsonrpc":"2.0","id":%d,"result":"pong"}\n' % first["id"])
+
+    port = scripted(answers_all_but_hold).port
+    text = f"""
+from kn_sock import RPCClient
+port = {port}
+client = RPCClient("127.0.0.1", port, timeout=20)
+try:
+    {waits}
+except KeyboardInterrupt:
+    print("interrupted", client.call("rpc.ping"))
+"""
+    process = start(script(tmp_path, text))
+    assert is_asked.wait(PATIENCE)
+    process.send(signal.SIGINT)
+    code, output = process.end()
+    assert (code, output) == (0, "interrupted pong\n")
+
+
+def test_ctrl_c_while_a_server_starts_leaves_no_server(start: Start, tmp_path: Path) -> None:
+    """At any time, to the fraction of a millisecond: it returns or raises, and nothing listens."""
+    text = """
+import signal, threading
+from kn_sock import start_rpc_server
+from kn_sock._reactor_thread import reactor_thread
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+thread = reactor_thread()
+never = threading.Event()
+ends = {"returned": 0, "raised": 0}
+for number in range(100):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.00005 * (number + 1))
+        start_rpc_server(0, {"add": print}, shutdown_event=never)
+    except KeyboardInterrupt:
+        ends["raised"] += 1
+    else:
+        ends["returned"] += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+thread.call(lambda: None)
+ports = [r for r in thread.reactor.getReaders() if hasattr(r, "getHost")]
+print("ended", sum(ends.values()), "listening", len(ports))
+"""
+    code, output = start(script(tmp_path, text)).end()
+    assert output == "ended 100 listening 0\n"
+    assert code == 0
+
+
+# --- the standard output --------------------------------------------------------------------------
+
+FUNCS = "def add(a, b):\n    print('adding')\n    return a + b\nFUNCS = {'add': add}\n"
+
+
+def free_port() -> int:
+    with socket.socket() as holder:
+        holder.bind((HOST, 0))
+        port: int = holder.getsockname()[1]
+    return port
+
+
+def test_twistd_serves_on_when_nobody_reads_its_output_any_more(
+    start_twistd: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "served.py").write_text(FUNCS)
+    server = start_twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS", cwd=tmp_path)
+    port = int(server.line_with(r"on 127\.0\.0\.1:(\d+)")[1])
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+    with RPCClient(HOST, port, timeout=PATIENCE) as client:
+        for number in range(20):
+            assert client.call("add", number, 1) == number + 1
+    server.send(signal.SIGTERM)
+    assert server.process.wait(PATIENCE) in (0, -signal.SIGTERM)
+
+
+def test_a_server_without_standard_streams_serves(start: Start, tmp_path: Path) -> None:
+    text = (
+        SERVE
+        + """
+with open("port", "w") as file:
+    file.write(str(serve()))
+os.rename("port", "ready")
+never.wait()
+"""
+    )
+    shell = f'exec "$0" {script(tmp_path, text)} <&- >&- 2>&-'
+    import sys
+
+    ready_fifo = tmp_path / "fifo"
+    os.mkfifo(ready_fifo)
+    text = text.replace('os.rename("port", "ready")', 'open("fifo", "w").write("x")')
+    script(tmp_path, text)
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", shell, sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    try:
+        assert ready_fifo.read_text() == "x"
+        with RPCClient(HOST, int((tmp_path / "port").read_text()), timeout=PATIENCE) as client:
+            assert client.call("add", 1, 2) == 3
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+# --- descriptors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["twistd", "script"])
+def test_a_server_without_descriptors_left_goes_on(
+    start: Start, start_twistd: Start, tmp_path: Path, kind: str
+) -> None:
+    """Those that are connected are served; those that come later are, once there are some again."""
+    most = 60
+
+    def limited() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    (tmp_path / "served.py").write_text(FUNCS.replace("    print('adding')\n", ""))
+    if kind == "twistd":
+        server = start_twistd(
+            *("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS"),
+            cwd=tmp_path,
+            preexec_fn=limited,
+        )
+    else:
+        text = SERVE + "print('on 127.0.0.1:%d' % serve(), flush=True)\nnever.wait()\n"
+        server = start(script(tmp_path, text), preexec_fn=limited)
+    port = int(server.line_with(r"on 127\.0\.0\.1:(\d+)")[1])
+    peers = [join(port) for _ in range(2 * most)]
+    # The first of them are served; those that are too many are closed, or wait.
+    for peer in peers[:20]:
+        peer.send(call(1, "add", 1, 2))
+        assert peer.message()["result"] == 3
+    for peer in peers[20:]:
+        peer.close()
+    peers[0].send(call(2, "add", 3, 4))
+    assert peers[0].message()["result"] == 7
+    # Soon the server has heard of all that were closed.
+    with contextlib.ExitStack() as stack:
+        late = stack.enter_context(RPCClient(HOST, port, timeout=PATIENCE))
+        for _ in range(100):
+            try:
+                assert late.call("add", 5, 6) == 11
+                break
+            except ConnectionError:
+                continue
+        else:
+            pytest.fail("it serves no new connection")
+    for peer in peers[:20]:
+        peer.close()
+
+
+def test_a_client_without_descriptors_left_says_so(
+    start: Start, tmp_path: Path, serve: Callable[..., Served]
+) -> None:
+    port = serve({"add": lambda a, b: a + b}).port
+    text = f"""
+import os, resource
+from kn_sock import ConnectFailed, RPCClient
+first = RPCClient("127.0.0.1", {port}, timeout=20)
+most = max(map(int, os.listdir("/proc/self/fd"))) + 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+try:
+    RPCClient("127.0.0.1", {port}, timeout=20)
+except ConnectFailed as error:
+    print("failed", isinstance(error, OSError), error)
+print(first.call("add", 1, 2))
+os.close(taken.pop())
+print(RPCClient("127.0.0.1", {port}, timeout=20).call("add", 3, 4))
+"""
+    code, output = start(script(tmp_path, text)).end()
+    lines = output.splitlines()
+    assert lines[0].startswith("failed True cannot connect to 127.0.0.1")
+    assert lines[1:] == ["3", "7"]
+    assert code == 0
