@@ -111,8 +111,10 @@ class Handle:
         self.link = link
 
     def __del__(self) -> None:
-        # Nothing here may wait: this can run on any thread, at any time.
-        self.link.release()
+        # Nothing here may wait: this can run on any thread, at any time; and Ctrl-C may have come
+        # before there was a link.
+        if hasattr(self, "link"):
+            self.link.release()
 
 
 class Link:

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
@@ -132,12 +132,13 @@ class RPCClient:
     ) -> None:
         thread = reactor_thread()
         link: Link = thread.call(partial(Link, thread, endpoints, **options))
+        # First: what is connected when Ctrl-C comes is closed with it.
+        self._handle = Handle(link)
+        self._options = link.call_options
         if link.queues:
             thread.submit(link.connect_soon)
         else:
             thread.call(link.connect)
-        self._handle = Handle(link)
-        self._options = link.call_options
 
     # --- calls
     # --------------------------------------------------------------------------------------
@@ -334,8 +335,10 @@ def start_rpc_server(
     if type(port) is not int or not 0 <= port < 65536:
         raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
     thread = reactor_thread()
+    thread.check()
     ends = threading.Event()
     exits: list[BaseException] = []
+    services: list[RPCServerService] = []
 
     def exit_asked(exception: BaseException) -> None:
         exits.append(exception)
@@ -347,28 +350,39 @@ def start_rpc_server(
         service = RPCServerService(
             endpoint, register_funcs, reactor=thread.reactor, on_exit=exit_asked, **options
         )
-        return service.listen().addCallback(lambda _: service)
+        services.append(service)
+        return service.listen()
 
-    service: RPCServerService = thread.call(listen)
+    # From here on Ctrl-C may come at any time: it ends what has been begun by then.
     try:
-        if on_ready is not None and service.port is not None:
-            bound = service.port.getHost()
-            on_ready(bound.host, bound.port)  # type: ignore[attr-defined]  # a TCP address has both
+        listening: Any = thread.call(listen)
+        if on_ready is not None:
+            bound = listening.getHost()
+            on_ready(bound.host, bound.port)
         _wait_for_either(shutdown_event, ends, thread)
     except KeyboardInterrupt:
         pass
     finally:
-        _stop(service, thread)
+        _stop(services, thread)
     if exits:
         raise exits[0]
 
 
-def _stop(service: RPCServerService, thread: ReactorThread) -> None:
+def _stop(services: list[RPCServerService], thread: ReactorThread) -> None:
+    """Stop the service, if it was made by the time when the reactor's thread comes to this."""
+
+    def stop() -> Deferred[Any]:
+        return DeferredList([service.stopService() for service in services])
+
+    def abort() -> None:
+        for service in services:
+            service.factory.abort()
+
     try:
-        thread.call(service.stopService)
+        thread.call(stop)
     except KeyboardInterrupt:
         # Asked twice: what is under way is not waited for.
-        thread.call(service.factory.abort)
+        thread.call(abort)
     except ConnectionLost:
         # With the interpreter everything ends, and a daemon thread has nobody to tell.
         if not thread.is_ending:
