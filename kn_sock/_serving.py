@@ -322,7 +322,9 @@ class Serving:
         call._is_over = True
         try:
             if call._is_answered:
-                pass
+                if error is not None:
+                    # It may ask for the end of the process.
+                    self._runner.error_of(call, error)
             elif error is not None:
                 self._refuse(call._request, self._runner.error_of(call, error), error)
             else:

@@ -1048,3 +1048,17 @@ def test_both_ends_may_read_documents(network: MemoryNetwork) -> None:
     calling = [pair.client.call("add", n, 1) for n in range(5)]
     pair.pump()
     assert [each.result for each in calling] == [1, 2, 3, 4, 5]
+
+
+def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(make_server: MakeServer) -> None:
+    class OddError(RPCError):
+        def __str__(self) -> str:
+            raise ValueError("not to be said")
+
+    def odd() -> None:
+        raise OddError(7, "odd")
+
+    server = make_server({"odd": odd, "add": add})
+    first, second = server.send(request(1, "odd", []) + request(2))
+    assert first["error"] == {"code": 7, "message": "OddError"}
+    assert second["result"] == 3

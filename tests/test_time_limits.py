@@ -540,3 +540,22 @@ def test_a_traceparent_passes_through(network: MemoryNetwork) -> None:
     wire.send(request(1, "trace", traceparent=trace))
     wire.send(request(2, "trace", traceparent=5), request(3, "trace"))
     assert [reply["result"] for reply in wire.take()] == [trace, None, None]
+
+
+def test_a_method_that_asks_for_the_end_after_its_time_is_heard(
+    network: MemoryNetwork, logged_errors: Any
+) -> None:
+    executor = ManualExecutor()
+    asked: list[BaseException] = []
+
+    def late() -> None:
+        network.reactor.advance(1)
+        raise SystemExit(3)
+
+    wire = Wire(network, {"late": late}, executor=executor, on_exit=asked.append)
+    wire.send(request(1, "late", timeout=1))
+    executor.run()
+    wire.advance(0)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert [type(one) for one in asked] == [SystemExit]
+    assert logged_errors.claim() == ["late raised SystemExit: stopping"]
