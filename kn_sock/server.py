@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
-from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for
+from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for, kind_of
 from kn_sock._login import Gate
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
@@ -259,7 +259,7 @@ class RPCServerService(Service):
         # SSL4ServerEndpoint, made by the caller with a context that asks for certificates.
         context = getattr(self._endpoint, "_sslContextFactory", None)
         self._endpoint_knows_callers = bool(getattr(context, "verify", False))
-        if isinstance(endpoint, str) and endpoint.startswith("ssl:") and options.get("tls_cert"):
+        if isinstance(endpoint, str) and kind_of(endpoint) == "ssl" and options.get("tls_cert"):
             raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
