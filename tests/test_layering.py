@@ -160,7 +160,7 @@ ARROWS: dict[str, set[str]] = {
         "server",
     },
     "rpc": {"blocking"},
-    "tap": {"_version", "_options", "_pem", "auth", "methods", "server"},
+    "tap": {"_listening", "_version", "_options", "_pem", "auth", "methods", "server"},
     "testing": {"methods", "connection", "protocol", "client", "server"},
     # It examines servers from outside: of ours it takes the way to make a connection.
     "conformance": {"_endpoints", "_dial", "__init__"},
