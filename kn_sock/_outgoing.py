@@ -141,7 +141,7 @@ class Outgoing:
     ) -> None:
         self._session = session
         self._outbox = outbox
-        self._peer = peer
+        self.peer_text = peer
         self._deadlines = Deadlines(clock, session.pending, self._time_out)
         self._complaint: RPCError | None = None
         # Those that were told to the peer; one that knows no notifications answers each with an
@@ -279,7 +279,7 @@ class Outgoing:
     def _time_out(self, call_id: int) -> None:
         call = self._session.pending[call_id]
         was_sent = self.cancel(call)
-        text = f"no reply to {call.method} from {self._peer} within {call.timeout:g} s"
+        text = f"no reply to {call.method} from {self.peer_text} within {call.timeout:g} s"
         call.fail(CallTimeout(text, maybe_executed=was_sent or call.was_written_before))
 
     def complain(self, error: RPCError) -> None:
@@ -290,7 +290,9 @@ class Outgoing:
             and error.code not in _OF_BATCHES
         ):
             self._cancelled -= 1
-            log.debug("{peer} answers a cancellation: {error}", peer=self._peer, error=str(error))
+            log.debug(
+                "{peer} answers a cancellation: {error}", peer=self.peer_text, error=str(error)
+            )
             return
         # What has not been sent is not what the peer could not read.
         every = self._session.pending.values()
@@ -308,7 +310,7 @@ class Outgoing:
         self._complaint = error
         log.warn(
             "{peer} reports an error of no call in particular: {error}",
-            peer=self._peer,
+            peer=self.peer_text,
             error=str(error),
         )
 
@@ -323,7 +325,7 @@ class Outgoing:
         self._deadlines.stop()
         if self._complaint is not None:
             reason = f"{reason}; before that it reported: {self._complaint}"
-        self._ended = f"the connection to {self._peer} is lost: {reason}"
+        self._ended = f"the connection to {self.peer_text} is lost: {reason}"
         self._cause = cause
         left: list[Left] = []
         queued = {call: line for calls, line in self._queued for call in calls}

@@ -183,8 +183,7 @@ class RPCProtocol(LineReceiver):
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
             getattr(transport, option, lambda _: None)(True)
         self._half_closes = can_half_close(transport) and undelivered_bytes(transport) is not None
-        self.peer = transport.getPeer()
-        self.peer_text = address_text(self.peer)
+        self._look_at_peer()
         self.peer_process = process_of(transport)
         self._outbox = Outbox(write_of(transport), self._settings.turn)
         runner = self._settings.runner
@@ -206,6 +205,10 @@ class RPCProtocol(LineReceiver):
         timeout = self._settings.handshake_timeout
         if timeout is not None:
             self._close_timer = self.reactor.callLater(timeout, self._abort_handshake)
+
+    def _look_at_peer(self) -> None:
+        self.peer = self.transport.getPeer()
+        self.peer_text = address_text(self.peer)
 
     def handshakeCompleted(self) -> None:
         """TLS is ready."""
@@ -253,6 +256,9 @@ class RPCProtocol(LineReceiver):
 
     def _is_foreign(self, data: bytes) -> bool:
         """Look at the first bytes, and close the connection where they are of another protocol."""
+        # Behind a proxy that tells by a header who calls, the transport knows it by now.
+        self._look_at_peer()
+        self._outgoing.peer_text = self.peer_text
         start = ((self._start or b"") + data.lstrip(b"\r\n"))[: _codec.FIRST_BYTES]
         self._start = start if len(start) < _codec.FIRST_BYTES else None
         name = _codec.other_protocol(start)

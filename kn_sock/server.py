@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from kn_sock._discover import standard_methods
 from kn_sock._intercepted_batch import intercepting
-from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for
+from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for, kind_of
 from kn_sock._login import Gate
 from kn_sock._observing import reports_for, stats_methods
 from kn_sock._options import ServerOptions, options_from
@@ -279,7 +279,7 @@ class RPCServerService(Service):
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
-        has_tls = isinstance(endpoint, str) and endpoint.startswith(("ssl:", "tls:"))
+        has_tls = isinstance(endpoint, str) and kind_of(endpoint) in ("ssl", "tls")
         if has_tls and options.get("tls_cert"):
             raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         self._endpoint = endpoint_for(endpoint, reactor)

@@ -14,11 +14,13 @@ from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDataba
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.portal import Portal
 from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.endpoints import quoteStringArgument
 from twisted.python import usage
 from typing_extensions import override
 
 import twisted
 from kn_sock._access_log import open_access_log
+from kn_sock._listening import kind_of
 from kn_sock._names import load
 from kn_sock._options import ServerOptions
 from kn_sock._pem import server_options
@@ -84,8 +86,11 @@ def _in_flags(text: str) -> str:
 
 
 def _has_no_tls_of_ours(port: str) -> bool:
-    return port.partition(":")[0] in _WITHOUT_OUR_TLS
+    return kind_of(port) in _WITHOUT_OUR_TLS
 
+
+# What stands before a path in the description of an endpoint, where that is a relative one.
+_RELATIVE = re.compile(r"(?:haproxy:)?unix:(?:(?!\w+=)|(?:\w+=[^:]*:)*address=)(?!/)")
 
 _TLS_OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")
 
@@ -298,9 +303,20 @@ def _service_for(
 
 def _endpoint_of(port: str, host: str) -> str:
     if not port.isdigit():
-        return port
+        return _from_here(port)
     escaped = host.replace(":", "\\:")
     return f"tcp{'6' if ':' in host else ''}:{port}:interface={escaped}"
+
+
+def _from_here(endpoint: str) -> str:
+    """Give a relative path in an endpoint its directory: twistd leaves it before it listens."""
+    found = _RELATIVE.match(endpoint)
+    if found is None:
+        return endpoint
+    # In the form with a name, a path may have "=" in it.
+    key = "" if found[0].endswith("=") else "address="
+    directory = quoteStringArgument(os.path.join(os.getcwd(), ""))
+    return f"{found[0]}{key}{directory}{endpoint[found.end() :]}"
 
 
 def _load_table(names: list[str]) -> MethodTable:

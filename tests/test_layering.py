@@ -205,6 +205,7 @@ ARROWS: dict[str, set[str]] = {
     "tap": {
         "_version",
         "_access_log",
+        "_listening",
         "_names",
         "_options",
         "_pem",

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.cred.portal import Portal
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface import implementer
@@ -357,6 +358,17 @@ async def test_scripts_have_mutual_tls_too(files: Path) -> None:
 
 
 # --- what is wrong with the files -----------------------------------------------------------------
+
+
+def test_a_system_that_does_not_let_tls_be_set_up_is_not_the_keys_fault(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError("cannot allocate write+execute memory")
+
+    monkeypatch.setattr(CertificateOptions, "getContext", fail)
+    with pytest.raises(ValueError, match=r"^tls_cert: TLS cannot be set up: MemoryError: .*write"):
+        RPCServerFactory({}, tls_cert=files / "server.crt", tls_key=files / "server.key")
 
 
 @pytest.mark.parametrize(
