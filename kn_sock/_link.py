@@ -189,6 +189,10 @@ class Link:
         return self.queues and self.channel.has_waiting
 
     def _up(self, protocol: RPCProtocol) -> None:
+        if self.is_closed:
+            # Ctrl-C came while this was dialled, and nobody is there to cancel it.
+            protocol.close()
+            return
         self.thread.closables.add(self.channel)
         self.channel.opened(protocol)
 

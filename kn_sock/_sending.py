@@ -1,4 +1,4 @@
-"""Bytes to a transport: at once where nothing waits before them, and counted while they wait."""
+"""Bytes to a transport: at once where nothing waits before them, and counted until they arrive."""
 
 from __future__ import annotations
 
