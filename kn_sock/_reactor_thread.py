@@ -120,6 +120,9 @@ class ReactorThread:
         self._submitted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_waking = False
         self._outcomes: set[Outcome] = set()
+        # Thread.is_alive() of Python 3.12 and before takes a thread for ended that Ctrl-C found it
+        # asking about.
+        self._has_ended = False
         self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_outcomes)
         is_running = Outcome(self)
         self.reactor.callWhenRunning(is_running.succeed, None)
@@ -128,12 +131,15 @@ class ReactorThread:
         is_running.wait()
 
     def _run(self) -> None:
-        self.reactor.run(installSignalHandlers=False)
+        try:
+            self.reactor.run(installSignalHandlers=False)
+        finally:
+            self._has_ended = True
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return not self._has_ended
 
     def check(self) -> None:
         """Raise where waiting for this thread would never end.
