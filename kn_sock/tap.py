@@ -283,7 +283,7 @@ def _metrics_endpoint_of(text: str) -> str:
     """Make an endpoint of a port, of a host and a port, or of what is one."""
     place = re.fullmatch(r"(?:(\[.+\]|[^:]+):)?(\d+)", text)
     if place is None or place[1] in _ENDPOINTS:
-        return text
+        return _from_here(text)
     return _endpoint_of(place[2], (place[1] or "127.0.0.1").strip("[]"))
 
 

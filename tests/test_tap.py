@@ -200,6 +200,10 @@ def test_other_endpoints_are_taken_as_they_are(given: str) -> None:
     assert tap._from_here(given) == given
 
 
+def test_a_relative_unix_socket_for_metrics_is_there_too(directory: Path) -> None:
+    assert tap._metrics_endpoint_of("unix:m.sock") == f"unix:address={directory}/m.sock"
+
+
 # --- who may call ---------------------------------------------------------------------------------
 
 
