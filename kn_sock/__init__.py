@@ -5,8 +5,10 @@ Newline-delimited JSON-RPC over one connection, on Twisted. For scripts: `RPCCli
 Importing this installs no reactor.
 """
 
-from kn_sock._call import Call, current_call
+from kn_sock._call import Call, ServedCall, current_call
+from kn_sock._intercepted_calls import OutgoingCall
 from kn_sock._options import ServerOptions
+from kn_sock._stats import Stats
 from kn_sock._version import __version__
 from kn_sock.blocking import RPCClient, start_rpc_server
 from kn_sock.client import RPCClientService, connect
@@ -52,6 +54,7 @@ __all__ = [
     "MethodNotFound",
     "MethodTable",
     "NotAuthenticated",
+    "OutgoingCall",
     "ParseError",
     "RPCClient",
     "RPCClientService",
@@ -61,7 +64,9 @@ __all__ = [
     "RPCServerFactory",
     "RPCServerService",
     "RemoteError",
+    "ServedCall",
     "ServerOptions",
+    "Stats",
     "__version__",
     "connect",
     "current_call",

@@ -147,6 +147,11 @@ class Admission:
     # --- capacity ---------------------------------------------------------------------------------
 
     @property
+    def waiting(self) -> list[Request]:
+        """The requests that have not begun."""
+        return [one for one in (*self._held, *self._in_order) if isinstance(one, Request)]
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing waits, and nothing has its turn."""
         return not (self._held or self._in_order or self._ordered)

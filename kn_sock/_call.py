@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,18 @@ class Call(Struct, eq=False):
     _stop: Any = None
     # Whether its caller has been told something already: that it took too long.
     _is_answered: bool = False
+    # Whether the method has ended. What it left running has time of its own.
+    _is_over: bool = False
 
     @property
     def method(self) -> str:
         """The name that was called."""
         return str(self._request.method)
+
+    @property
+    def is_notification(self) -> bool:
+        """Whether the caller hears nothing of it."""
+        return not self._request.expects_reply
 
     @property
     def deadline(self) -> float | None:
@@ -119,6 +126,25 @@ class Call(Struct, eq=False):
         return f"<Call of {self.method} from {self.peer}>"
 
 
+class ServedCall(Call):
+    """A call as the interceptors of a server are given it: with its arguments.
+
+    Attributes:
+        args: its arguments by position, as the method gets them: checked, and converted. Where they
+            do not fit, or there is no such method, as they came.
+        kwargs: its arguments by name, likewise.
+
+    Both may be set before ``proceed()``; they are not checked again.
+    """
+
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = {}  # a Struct's own, for each
+    # What a thread runs for it.
+    _job: Any = None
+    # Whether its method has begun, or waits for a thread.
+    _has_begun: bool = False
+
+
 def current_call() -> Call:
     """Give the call that the running method serves.
 
@@ -136,13 +162,15 @@ def current_call() -> Call:
 def time_left(timeout: float | None) -> float | None:
     """Bound the time of a call that is made here by that of the call that is served here, if any.
 
+    What a method began, and left running when it ended, is bound by it no more.
+
     Raises:
         CallTimeout: the time for the call that is served has passed.
 
     Reactor: any thread.
     """
     call = current.get(None)
-    if call is None:
+    if call is None or call._is_over:
         return timeout
     remaining = call.remaining
     if remaining is None:

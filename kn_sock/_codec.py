@@ -438,13 +438,21 @@ def encode_result(dialect: Dialect, request_id: RequestId | UnsetType, result: A
         raise InternalError(f"the result cannot be sent as JSON: {problem}") from None
 
 
+def _text_of(error: RPCError) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # A class of the application's, which says it in a way of its own.
+        return type(error).__name__
+
+
 def encode_error(dialect: Dialect, request_id: RequestId | UnsetType, error: RPCError) -> bytes:
     """Encode a failed reply with its newline; in the older dialects the error is its text alone.
 
     An error whose ``data`` has no JSON form is sent without it.
     """
     message: Struct
-    text = str(error)
+    text = _text_of(error)
     if dialect == "2.0":
         message = _Failure("2.0", request_id, _ErrorObject(error.code, text, error.data))
     elif dialect == "1.0":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from contextvars import copy_context
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from kn_sock._credentials import CredentialsLike
 from kn_sock._failover import Dialler, OnConnected
@@ -20,7 +22,10 @@ from kn_sock._redial import Redialler
 from kn_sock._verbs import CallOptions
 from kn_sock._waiting import WaitingChannel
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
+from kn_sock.connection import RPCConnection
 from kn_sock.protocol import RPCProtocol
+
+log = Logger()
 
 
 class BlockingCall(PendingCall):
@@ -81,14 +86,22 @@ class FutureCall(PendingCall):
         self.future = CallFuture(lambda: handle.link.give_up(self))
 
     def succeed(self, result: Any) -> None:
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_result(result)
-            self.future.release()
+        self._settle(self.future.set_result, result)
 
     def fail(self, error: BaseException) -> None:
-        with contextlib.suppress(InvalidStateError):
-            self.future.set_exception(error)
-            self.future.release()
+        self._settle(self.future.set_exception, error)
+
+    def _settle(self, tell: Callable[[Any], object], outcome: Any) -> None:
+        try:
+            tell(outcome)
+        except InvalidStateError:
+            # It was cancelled.
+            return
+        except BaseException:
+            # A future itself logs what its callbacks raise, but for SystemExit and its like. This
+            # is not their thread to end, and other calls wait for what it does next.
+            log.failure("a callback of the future of {method} raised", method=self.method)
+        self.future.release()
 
 
 class Handle:
@@ -151,10 +164,12 @@ class Link:
             refused=lambda error: self.channel.fail_waiting(error),
         )
         self.call_options: CallOptions = self._factory.settings.call_options
+        self.intercepting = self._factory.settings.intercepting
+        # Those that are made with interceptors around them.
+        self._intercepted: dict[PendingCall, Deferred[Any]] = {}
         self.channel = WaitingChannel(
             self._factory.settings.writer,
             reactor,
-            self.call_options.timeout,
             queues=True,
             need_connection=self.connect_soon,
             close=self._close_all,
@@ -205,6 +220,8 @@ class Link:
     def begin(self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.
 
+        Where there are interceptors, they come first, on the reactor's thread.
+
         Args:
             call: what to call, and what waits for the outcome.
             args: arguments by position.
@@ -214,15 +231,50 @@ class Link:
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        told = options.told(call.timeout)
-        call.call_id, line = self.channel.writer.write_call(call.method, args, kwargs, timeout=told)
+        if self.intercepting is not None:
+            # What is current in this thread, the call that it serves, is so for the interceptors.
+            run = copy_context().run
+            self.thread.submit(run, self._begin_intercepted, call, args, kwargs, options)
+            return
+        call.call_id, line = self.channel.writer.write_call(
+            call.method,
+            args,
+            kwargs,
+            timeout=options.told(call.timeout),
+            traceparent=options.traceparent,
+        )
         if options.idempotent:
             call.again = Again(line)
         self.thread.submit(self.channel.start, [call], line)
 
+    def verbs(self, options: CallOptions) -> RPCConnection:
+        """Give the verbs that have the interceptors around them. Reactor: its thread."""
+        return RPCConnection(self.channel, options, self.intercepting)
+
+    def _begin_intercepted(
+        self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions
+    ) -> None:
+        deferred = self.verbs(options).call(call.method, *args, **kwargs)
+        self._intercepted[call] = deferred
+        deferred.addBoth(self._end_intercepted, call)
+
+    def _end_intercepted(self, result: Any, call: PendingCall) -> None:
+        self._intercepted.pop(call, None)
+        if isinstance(result, Failure):
+            call.fail(cast(BaseException, result.value))
+        else:
+            call.succeed(result)
+
     def give_up(self, call: PendingCall) -> None:
         """Cancel a call, soon. Any thread."""
-        self.thread.submit(self.channel.cancel_call, call)
+        self.thread.submit(self._give_up, call)
+
+    def _give_up(self, call: PendingCall) -> None:
+        intercepted = self._intercepted.get(call)
+        if intercepted is not None:
+            intercepted.cancel()
+        else:
+            self.channel.cancel_call(call)
 
     def close(self) -> None:
         """Close the connection, and wait until it is closed. Any thread but the reactor's."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from typing import Any, cast
 
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -19,31 +20,62 @@ log = Logger()
 # The kernel's queue of connections not accepted yet; fifty, Twisted's own, makes a burst wait.
 LISTEN_BACKLOG = 1024
 
+_UNIX = getattr(socket, "AF_UNIX", None)
+
+
+def kind_of(description: str) -> str:
+    """Give the first word of a description: of what is behind a proxy's header, if there is one."""
+    return description.removeprefix("haproxy:").partition(":")[0]
+
 
 def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStreamServerEndpoint:
     """Take a server endpoint as it is, or make one of its description.
 
     Raises:
         TypeError: it is neither.
-        ValueError: the description cannot be understood.
+        ValueError: the description cannot be understood, or the socket is not one to be given.
     """
-    if IStreamServerEndpoint.providedBy(endpoint):
-        return endpoint
-    if not isinstance(endpoint, str):
+    found = endpoint
+    if isinstance(endpoint, str):
+        found = _described(endpoint, reactor)
+    elif not IStreamServerEndpoint.providedBy(endpoint):
         raise TypeError(f"a server endpoint or its description is wanted, not {endpoint!r}")
+    if isinstance(found, AdoptedStreamServerEndpoint) and found.addressFamily == _UNIX:
+        _refuse_a_path(found.fileno)
+    return cast(IStreamServerEndpoint, found)
+
+
+def _described(endpoint: str, reactor: Any) -> IStreamServerEndpoint:
     description = endpoint
-    kind, _, rest = description.partition(":")
-    port = rest.partition(":")[0]
-    if kind.startswith("tcp") and port.isdigit() and int(port) > 65535:
+    kind = kind_of(description)
+    port = description.removeprefix("haproxy:").split(":", 2)[1:2]
+    if kind.startswith("tcp") and port and port[0].isdigit() and int(port[0]) > 65535:
         raise ValueError(f"{endpoint!r} is no server endpoint: a port is at most 65535")
-    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
+    if kind in ("tcp", "tcp6", "ssl", "tls", "unix") and ":backlog=" not in description:
         description = f"{description}:backlog={LISTEN_BACKLOG}"
     try:
         return cast(IStreamServerEndpoint, serverFromString(reactor, description))
     except Exception as problem:
         if kind == "ssl" and isinstance(problem, (NameError, ImportError)):
             raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
+        if kind == "systemd" and isinstance(problem, LookupError):
+            raise ValueError(
+                f"{endpoint!r}: no such socket was given to this process; is its .socket unit "
+                "started, and has it this FileDescriptorName=?"
+            ) from problem
         raise ValueError(f"{endpoint!r} is no server endpoint: {problem}") from problem
+
+
+def _refuse_a_path(fileno: int) -> None:
+    """Raise for a Unix socket with a path: Twisted would not leave it as it was given."""
+    with socket.socket(fileno=os.dup(fileno)) as given:
+        name = given.getsockname()
+    # One of the abstract namespace, which has no mode, is bytes.
+    if isinstance(name, str) and name:
+        raise ValueError(
+            f"{name} is a Unix socket that was made elsewhere: Twisted would open it to every "
+            "user, and remove it in the end; let it be made here, as unix:PATH:mode=600"
+        )
 
 
 def as_os_error(failure: Failure) -> Failure:

@@ -23,7 +23,7 @@ from zope.interface import implementer
 from kn_sock._call import current_call
 from kn_sock._discover import standard_methods
 from kn_sock._session import Request
-from kn_sock._text import shown
+from kn_sock._text import cut, shown
 from kn_sock._version import __version__
 from kn_sock.auth import (
     EVERYTHING,
@@ -35,12 +35,11 @@ from kn_sock.auth import (
     table_of,
 )
 from kn_sock.errors import InvalidParams, InvalidRequest, NotAuthenticated, RPCError
-from kn_sock.methods import Method, in_reactor
+from kn_sock.methods import LOGIN_METHOD, Method, in_reactor
 from kn_sock.protocol import RPCProtocol
 
 log = Logger()
 
-LOGIN_METHOD: Final = "rpc.login"
 
 # What a connection may try before it is closed.
 MOST_TRIES: Final = 3
@@ -63,6 +62,7 @@ class Gate:
         everything: what the server serves, for those whose avatar is `EVERYTHING`.
         reactor: the clock.
         timeout: seconds that a connection has to log in; ``None`` for no limit.
+        failed: called for each try that fails.
 
     Attributes:
         before: the methods that are there before a login.
@@ -75,12 +75,15 @@ class Gate:
         everything: Mapping[str, Method],
         reactor: Any,
         timeout: float | None,
+        *,
+        failed: Callable[[], object] = lambda: None,
     ) -> None:
         if not isinstance(portal, Portal):
             raise TypeError(f"portal is a twisted.cred.portal.Portal, not {portal!r:.60}")
         self._portal = portal
         self.clock: IReactorTime = reactor
         self.timeout = timeout
+        self.failed = failed
         self.failed_logins = 0
         self._logins: dict[RPCProtocol, Login] = {}
         login = Method(LOGIN_METHOD, self._login)
@@ -139,9 +142,21 @@ class NotingRealm:
         self.identity = ""
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: Any) -> Any:
-        """Ask the real one."""
+        """Ask the real one.
+
+        Raises:
+            TypeError: the checker gave no identity: ``None`` for no, or a generator not run.
+        """
+        if not _is_identity(avatarId):
+            raise TypeError(f"a checker gives bytes, text, a number or (), not {type(avatarId)}")
         self.identity = identity_text(avatarId)
         return self._realm.requestAvatar(avatarId, mind, *interfaces)
+
+
+def _is_identity(avatar_id: object) -> bool:
+    if isinstance(avatar_id, (bytes, str)):
+        return bool(avatar_id)
+    return type(avatar_id) is int or avatar_id == ()
 
 
 @in_reactor
@@ -233,8 +248,13 @@ class Login:
     def _give_up(self) -> None:
         """The caller does not wait any more; its try counts all the same, and lets nobody in."""
         self._is_given_up = True
-        if self._checking is not None:
+        if self._checking is None:
+            return
+        try:
             self._checking.cancel()
+        except Exception:
+            # The checker's own canceller; the connection's end does not wait for it.
+            log.failure("cancelling a login raised")
 
     def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any]) -> None:
         identity, (_, avatar, logout) = outcome
@@ -254,7 +274,7 @@ class Login:
         log.info(
             "{peer}: logged in as {identity}",
             peer=self._protocol.peer_text,
-            identity=repr(shown(identity)),
+            identity=repr(cut(identity, 60)),
         )
         answer.callback({"identity": identity})
 
@@ -266,6 +286,7 @@ class Login:
             return
         self._failures += 1
         self._gate.failed_logins += 1
+        self._gate.failed()
         self._log_failure(failure, credentials)
         # Counted from the beginning: how long the checker took says something of the secret.
         clock = self._gate.clock
@@ -274,10 +295,11 @@ class Login:
 
     def _answer_failure(self, answer: Deferred[Any]) -> None:
         self._timer = None
-        self._is_trying = False
+        # Another try may wait, and begins with the answer: the last one stays the last.
+        is_last = self._is_trying = self._failures >= MOST_TRIES
         if not answer.called:
             answer.errback(NotAuthenticated(_REFUSED))
-        if self._failures >= MOST_TRIES:
+        if is_last:
             self._protocol.close()
 
     def _log_failure(self, failure: Failure, credentials: Password | Token) -> None:
@@ -331,7 +353,7 @@ class Login:
 def _who(credentials: Password | Token) -> str:
     if isinstance(credentials, Password):
         # As it is written in Python: what a stranger sends shall not look like a line of the log.
-        return f"as {shown(identity_text(credentials.username))!r}"
+        return f"as {cut(identity_text(credentials.username), 60)!r}"
     return "by token"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
@@ -76,6 +76,17 @@ class ServerOptions:
             not at all, for peers that take exception to it.
         executor: runs the functions instead of a pool of our own; any thread-based
             `concurrent.futures.Executor`. The caller shuts it down.
+        interceptors: functions around each call that is served, the first one outermost; see
+            :doc:`observability`.
+        callback_interceptors: the same around each call that this end makes over its connections,
+            back to those who call it. For a client, whose calls are the other way round, it is the
+            other way round: ``interceptors`` are around the calls that it makes, and these around
+            those that it serves.
+        access_log: where a line of JSON goes for each call: a path, ``"-"`` for the standard
+            output, or a function that takes the line's fields.
+        metrics: a ``prometheus_client`` registry in which the figures can be read.
+        stats: whether callers may read the figures, by the method ``rpc.stats``. A `Stats` instead
+            of ``True`` has them counted there; servers may share one.
     """
 
     max_line_bytes: int = _option(MAX_LINE_BYTES, "longest line, in bytes, in either direction")
@@ -106,6 +117,11 @@ class ServerOptions:
         "lsp", "how calls are given up: lsp, mcp or none"
     )
     executor: Executor | None = None
+    interceptors: Sequence[Any] = ()
+    callback_interceptors: Sequence[Any] = ()
+    access_log: Any = None
+    metrics: Any = None
+    stats: Any = False
 
     def __post_init__(self) -> None:
         check_count("max_line_bytes", self.max_line_bytes, least=_LEAST_LINE_BYTES)
@@ -119,9 +135,14 @@ class ServerOptions:
         check_seconds("send_timeout", self.send_timeout)
         check_seconds("drain_timeout", self.drain_timeout)
         check_seconds("login_timeout", self.login_timeout)
+        check_flag("expose_errors", self.expose_errors)
+        check_flag("share_tracebacks", self.share_tracebacks)
         check_choice("framing", self.framing, FRAMINGS)
         check_choice("unversioned", self.unversioned, get_args(Unversioned))
         check_choice("cancellation", self.cancellation, get_args(Cancellation))
+        check_functions("interceptors", self.interceptors)
+        check_functions("callback_interceptors", self.callback_interceptors)
+        check_executor(self.executor)
 
 
 def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
@@ -159,6 +180,24 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
+def check_functions(name: str, value: object) -> None:
+    """Raise unless *value* is a list of what can be called."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list of functions, not {value!r:.60}")
+    for each in value:
+        if not callable(each):
+            raise TypeError(f"{name} must be functions, and {each!r:.60} cannot be called")
+
+
+def check_executor(value: object) -> None:
+    """Raise unless *value* runs work in threads of this process, or is ``None``."""
+    kinds = {kind.__name__ for kind in type(value).__mro__}
+    is_one = callable(getattr(value, "submit", None)) and not isinstance(value, type)
+    # What runs in another process cannot be handed back to the call, and nothing would tell.
+    if value is not None and (not is_one or "ProcessPoolExecutor" in kinds):
+        raise TypeError(f"executor must be an Executor that has threads, not {value!r:.60}")
+
+
 def check_seconds(name: str, value: object) -> None:
     """Raise unless *value* is a number of seconds, not negative, or ``None`` for no limit."""
     if value is None:
@@ -168,3 +207,8 @@ def check_seconds(name: str, value: object) -> None:
     # The comparison is written so that NaN fails it.
     if not value >= 0:
         raise ValueError(f"{name} must not be negative, and not {value!r}")
+    try:
+        float(value)
+    except OverflowError:
+        # No clock can add it up: a call that had it would not even begin.
+        raise ValueError(f"{name} is too large; None is for no limit") from None

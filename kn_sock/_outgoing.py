@@ -28,6 +28,9 @@ _MOST_IN_FLIGHT = MAX_PENDING
 # The number of a line that is not in the outbox yet.
 _QUEUED = -1
 
+# Below this many calls that were given up it is not worth looking for their lines.
+_FEW = 64
+
 # Errors that name no call where a batch has them, and a single call where that does.
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
 
@@ -138,7 +141,7 @@ class Outgoing:
     ) -> None:
         self._session = session
         self._outbox = outbox
-        self._peer = peer
+        self.peer_text = peer
         self._deadlines = Deadlines(clock, session.pending, self._time_out)
         self._complaint: RPCError | None = None
         # Those that were told to the peer; one that knows no notifications answers each with an
@@ -147,6 +150,8 @@ class Outgoing:
         # Lines behind those that are in flight, each with the calls that it makes.
         self._queued: deque[tuple[list[PendingCall], bytes]] = deque()
         self._queued_calls = 0
+        # Those given up since it was last looked for their lines.
+        self._given_up = 0
         self._ended: str | None = None
         self._cause: BaseException | None = None
 
@@ -203,9 +208,10 @@ class Outgoing:
             number = self._outbox.put(line)
             for call in alive:
                 call.line_number = number
-            for call in calls:
-                if call not in alive:
-                    self._tell_cancelled(call)
+            if len(alive) < len(calls):
+                for call in calls:
+                    if pending.get(call.call_id) is not call:
+                        self._tell_cancelled(call)
 
     def notify(self, line: bytes) -> None:
         """Send a line that is not answered.
@@ -233,6 +239,9 @@ class Outgoing:
             # Its line is left out when its turn comes, or what it shares it with is cancelled then.
             session.forget(call.call_id, was_sent=False)
             self._queued_calls -= 1
+            self._given_up += 1
+            if self._given_up > _FEW + len(self._queued) // 2:
+                self._drop_given_up()
             return False
         # What shares its line with other calls of a batch is left to be written.
         was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
@@ -241,6 +250,16 @@ class Outgoing:
             self._tell_cancelled(call)
         self.proceed()
         return was_sent
+
+    def _drop_given_up(self) -> None:
+        """Forget the lines whose calls have all been given up."""
+        pending = self._session.pending
+        self._given_up = 0
+        self._queued = deque(
+            (calls, line)
+            for calls, line in self._queued
+            if not calls or any(pending.get(call.call_id) is call for call in calls)
+        )
 
     def tell_all_cancelled(self) -> None:
         """Tell the peer that nobody waits any more, before this side closes.
@@ -260,7 +279,7 @@ class Outgoing:
     def _time_out(self, call_id: int) -> None:
         call = self._session.pending[call_id]
         was_sent = self.cancel(call)
-        text = f"no reply to {call.method} from {self._peer} within {call.timeout:g} s"
+        text = f"no reply to {call.method} from {self.peer_text} within {call.timeout:g} s"
         call.fail(CallTimeout(text, maybe_executed=was_sent or call.was_written_before))
 
     def complain(self, error: RPCError) -> None:
@@ -271,9 +290,13 @@ class Outgoing:
             and error.code not in _OF_BATCHES
         ):
             self._cancelled -= 1
-            log.debug("{peer} answers a cancellation: {error}", peer=self._peer, error=str(error))
+            log.debug(
+                "{peer} answers a cancellation: {error}", peer=self.peer_text, error=str(error)
+            )
             return
-        pending = list(self._session.pending.values())
+        # What has not been sent is not what the peer could not read.
+        every = self._session.pending.values()
+        pending = [call for call in every if call.line_number != _QUEUED]
         if error.code in _OF_BATCHES:
             batched = [call for call in pending if call.unit is not None]
             pending = batched or pending
@@ -287,7 +310,7 @@ class Outgoing:
         self._complaint = error
         log.warn(
             "{peer} reports an error of no call in particular: {error}",
-            peer=self._peer,
+            peer=self.peer_text,
             error=str(error),
         )
 
@@ -302,7 +325,7 @@ class Outgoing:
         self._deadlines.stop()
         if self._complaint is not None:
             reason = f"{reason}; before that it reported: {self._complaint}"
-        self._ended = f"the connection to {self._peer} is lost: {reason}"
+        self._ended = f"the connection to {self.peer_text} is lost: {reason}"
         self._cause = cause
         left: list[Left] = []
         queued = {call: line for calls, line in self._queued for call in calls}

@@ -43,6 +43,7 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
                 raise ValueError(f"{name} is nothing without tls_cert")
         return None
     try:
+        from OpenSSL.SSL import Error
         from twisted.internet import ssl
     except ImportError as problem:
         raise ValueError("tls_cert needs TLS: pip install 'kn-sock[tls]'") from problem
@@ -59,10 +60,14 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
     )
     try:
         options.getContext()
-    except Exception as problem:
+    except Error as problem:
         raise ValueError(
             f"the key in {os.fspath(key_path)} does not fit the certificate in {os.fspath(cert)}"
         ) from problem
+    except Exception as problem:
+        # As where the system forbids memory that is both written and run, which cffi needs.
+        kind = type(problem).__name__
+        raise ValueError(f"tls_cert: TLS cannot be set up: {kind}: {problem}") from problem
     return options
 
 

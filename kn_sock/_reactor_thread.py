@@ -170,8 +170,8 @@ class ReactorThread:
                 self._is_waking = True
                 self.reactor.callFromThread(self._run_submitted)
             except BaseException:
-                # Ctrl-C, between the two: nobody would wake it any more.
-                self._is_waking = False
+                # Ctrl-C came in between: nobody else would wake it any more.
+                self.reactor.callFromThread(self._run_submitted)
                 raise
 
     def _run_submitted(self) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock._options import check_seconds
 from kn_sock.errors import LoginFailed
 from kn_sock.protocol import RPCProtocol
 
@@ -48,6 +49,8 @@ class Redialler:
         gave_up: Callable[[BaseException], object],
         refused: Callable[[BaseException], object],
     ) -> None:
+        if policy is not None and not callable(policy):
+            raise TypeError(f"retry_policy must be a function, not {policy!r}")
         self._dial = dial
         self._clock = clock
         self._policy = policy or default_policy
@@ -81,7 +84,13 @@ class Redialler:
 
     def _pause(self) -> float:
         self._failures += 1
-        delay = self._policy(self._failures)
+        try:
+            delay = self._policy(self._failures)
+            check_seconds("the pause", delay)
+            delay = float(delay)
+        except Exception:
+            log.failure("retry_policy failed; the pause is that without one")
+            delay = default_policy(self._failures)
         self._timer = self._clock.callLater(delay, self._go_on)
         return delay
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from twisted.logger import Logger
 from kn_sock._call import Call
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
+from kn_sock._reports import Reports, traceback_of
 from kn_sock._workers import Finished, Job, Lane, Submits, WorkerPool
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 from kn_sock.methods import Method
@@ -36,6 +36,7 @@ class Runner:
         on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
             that a method raised: it asks for the end of the process, and is no answer to the
             caller.
+        reports: where the connections report.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Runner:
         turn: Turn,
         call_from_thread: Callable[..., object],
         on_exit: Callable[[BaseException], object],
+        reports: Reports | None = None,
     ) -> None:
+        self.reports = reports or Reports()
         self.methods = dict(methods)
         self.options = options
         self._on_exit = on_exit
@@ -121,31 +124,18 @@ class Runner:
         if isinstance(exception, RPCError):
             return exception
         error = describe_exception(exception)
-        log.info(
-            "{method} called by {peer} raised {kind}: {error}",
-            method=call.method,
-            peer=call.peer_text,
-            kind=type(exception).__name__,
-            error=str(error),
-        )
         options = self.options
         if not options.expose_errors:
-            return self._hidden(exception)
+            # The log has the same reference, and with it what is kept from the caller.
+            reference = uuid.uuid4().hex[:12]
+            text = f"internal error (reference {reference})"
+            return InternalError(text, {"reference": reference})
         hint = _asyncio_hint(exception, str(error))
         if hint:
             return InternalError(f"{call.method}: {error}; {hint}")
         if options.share_tracebacks:
-            error.data["traceback"] = _traceback_of(exception)
+            error.data["traceback"] = traceback_of(exception)
         return error
-
-    def _hidden(self, exception: BaseException) -> RPCError:
-        reference = uuid.uuid4().hex[:12]
-        log.error(
-            "internal error, reference {reference}:\n{traceback}",
-            reference=reference,
-            traceback=_traceback_of(exception),
-        )
-        return InternalError(f"internal error (reference {reference})", {"reference": reference})
 
 
 def _asyncio_hint(exception: BaseException, text: str) -> str:
@@ -157,16 +147,3 @@ def _asyncio_hint(exception: BaseException, text: str) -> str:
             "(twistd --reactor=asyncio), wrapped in Deferred.fromFuture(asyncio.ensure_future(…))"
         )
     return ""
-
-
-def _traceback_of(exception: BaseException) -> str:
-    """Format a traceback from the method's own first line on."""
-    frames = exception.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(
-        "kn_sock."
-    ):
-        frames = frames.tb_next
-    lines = traceback.format_exception(
-        type(exception), exception, frames or exception.__traceback__
-    )
-    return "".join(lines)

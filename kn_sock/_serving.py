@@ -19,11 +19,13 @@ from kn_sock._admission import Admission
 from kn_sock._call import Call, current, run_as
 from kn_sock._codec import encode_error
 from kn_sock._deadlines import Deadlines
+from kn_sock._reports import CallReports
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import Refusal, Request, Session, id_key
-from kn_sock._text import shown
+from kn_sock._stats import EXIT, outcome_of
+from kn_sock._verdicts import deferred_in_thread, no_thread, not_found, too_late
 from kn_sock._workers import Job, Lane
-from kn_sock.errors import ErrorCode, InternalError, InvalidParams, MethodNotFound, RPCError
+from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
 from kn_sock.methods import Method
 
 log = Logger()
@@ -35,18 +37,12 @@ _numbers = itertools.count(1)
 
 # So many of the longest lines may wait for a peer that does not read.
 _UNREAD_LINES: Final = 16
+_UNREAD_ERROR = RPCError(
+    ErrorCode.REPLY_TOO_LONG, "the reply was dropped: too much waits to be read before it"
+)
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
-
-
-def _too_late(*, maybe_executed: bool) -> RPCError:
-    fate = "it had been begun" if maybe_executed else "it was not run"
-    return RPCError(
-        ErrorCode.DEADLINE_PASSED,
-        f"the time for the call has passed; {fate}",
-        {"maybe_executed": maybe_executed},
-    )
 
 
 class Connection(Protocol):
@@ -54,6 +50,7 @@ class Connection(Protocol):
 
     peer_text: str
     reactor: Any
+    read_at: float
 
     @property
     def awaits_replies(self) -> bool:
@@ -91,6 +88,10 @@ class Serving:
         self._absent: Callable[[Request], RPCError | None] = _not_found
         self._most = runner.options.max_pending
         self._call_timeout = runner.options.call_timeout
+        self._reports = CallReports(protocol, runner.reports)
+        # None where calls that succeed are told to nobody, and cost nothing.
+        self._records = self._reports if runner.reports.wants_all else None
+        session.replaced = self._report
         self._running: dict[Call, None] = {}
         self._by_id: dict[Any, Call] = {}
         self._admission = Admission(
@@ -98,7 +99,7 @@ class Serving:
             self._running,
             run=self._run,
             put=put,
-            refuse=session.refuse,
+            refuse=self._refuse_unbegun,
             update_reading=protocol.update_reading,
         )
         # Requests with a deadline, and the calls that they became, by a number of their own.
@@ -108,6 +109,7 @@ class Serving:
         self._is_over = False
         # Bytes of replies since the peer stopped reading; None while it reads.
         self._unread: int | None = None
+        self._is_proceeding = self._must_proceed = False
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
 
@@ -125,6 +127,12 @@ class Serving:
         """
         self._methods = methods
         self._absent = absent or _not_found
+        self._reports.is_of_stranger = absent is not None
+
+    @property
+    def _wants_login(self) -> bool:
+        """Whether what is not in the table may be there after a login."""
+        return self._absent is not _not_found
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -135,6 +143,7 @@ class Serving:
         if request.timeout is not None or self._call_timeout is not None:
             self._set_deadline(request)
         if self._admission.is_guarded or request.dialect == "kn-sock":
+            request.since = self._protocol.read_at
             self._admission.receive(request, awaits_replies=self._protocol.awaits_replies)
         else:
             self._run(request)
@@ -142,6 +151,7 @@ class Serving:
     def receive_refusal(self, refusal: Refusal) -> None:
         """Answer what was no request, at once or in its turn."""
         if not self._is_over:
+            self._reports.unreadable()
             self._admission.receive_refusal(refusal)
 
     def cancel(self, request_id: Any) -> None:
@@ -151,15 +161,17 @@ class Serving:
             return
         call = self._by_id.get(key)
         if call is not None:
-            self._cancel(call, CANCELLED)
+            self._reports.cancelled()
+            self._cancel(call)
             return
         held = self._admission.withdraw(key)
         if held is not None:
+            self._reports.cancelled()
             self._refuse(held, CANCELLED)
             self._admission.check_capacity()
 
-    def _cancel(self, call: Call, verdict: RPCError) -> None:
-        """Stop a call; the verdict is its answer where it has not been begun."""
+    def _cancel(self, call: Call) -> None:
+        """Stop a call; one that no thread has yet ends here."""
         call.cancelled = True
         stop = call._stop
         if isinstance(stop, Deferred):
@@ -168,9 +180,16 @@ class Serving:
             except Exception:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
-        elif isinstance(stop, Job) and stop.withdraw():
-            self._refuse(call._request, verdict)
-            self._settled(call)
+        elif isinstance(stop, Job):
+            self._end_waiting(call, stop, CANCELLED)
+
+    def _end_waiting(self, call: Call, job: Job, verdict: RPCError) -> bool:
+        """End a call that waits for a thread; ``False`` where one has it already."""
+        if not job.withdraw():
+            return False
+        self._refuse(call._request, verdict)
+        self._settled(call)
+        return True
 
     # --- deadlines --------------------------------------------------------------------------------
 
@@ -194,27 +213,37 @@ class Serving:
         """End what has not ended in time."""
         late = self._timed[number]
         if isinstance(late, Call):
-            was_begun = not (isinstance(late._stop, Job) and late._stop.is_waiting)
-            verdict = _too_late(maybe_executed=was_begun)
-            if was_begun:
-                # Answered now; what comes of it later has no reader any more.
-                self._refuse(late._request, verdict)
-                late._is_answered = True
-            self._cancel(late, verdict)
+            stop = late._stop
+            unbegun = too_late(maybe_executed=False)
+            if isinstance(stop, Job) and self._end_waiting(late, stop, unbegun):
+                return
+            # Answered now; what comes of it later has no reader any more.
+            # A job that could not be taken back was begun, whatever it looks like.
+            was_begun = isinstance(stop, Job) or self._was_begun(late)
+            self._refuse(late._request, too_late(maybe_executed=was_begun))
+            late._is_answered = True
+            self._cancel(late)
+            if self._admission.has_waiting:
+                # A thread may keep it for ever, and those behind it have their turn now.
+                self._proceed()
         elif self._admission.drop(late):
-            self._refuse(late, _too_late(maybe_executed=False))
+            self._refuse(late, too_late(maybe_executed=False))
             self._admission.check_capacity()
         # Those that wait for the replies before theirs are refused in their turn.
+
+    def _was_begun(self, call: Call) -> bool:
+        """Tell whether the method has begun of a call that no thread is asked to run."""
+        return True
 
     # --- running ----------------------------------------------------------------------------------
 
     def _run(self, request: Request) -> None:
         if request.deadline is not None and self._is_too_late(request):
-            self._refuse(request, _too_late(maybe_executed=False))
+            self._refuse(request, too_late(maybe_executed=False))
             return
         method = self._methods.get(request.method)
         if method is None:
-            self._refuse(request, self._absent(request))
+            self._refuse_absent(request)
             return
         try:
             args, kwargs = method.bind(request.params, request.kwargs)
@@ -229,41 +258,54 @@ class Serving:
         try:
             result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
-            self._refuse(request, self._runner.error_of(call, exception))
+            call._is_over = True
+            self._refuse(request, self._runner.error_of(call, exception), exception)
             return
         finally:
             reset_current(token)
         if type(result) in _PLAIN:
+            call._is_over = True
             self._answer(request, result)
         else:
             self._answer_later(call, result)
+
+    def _refuse_absent(self, request: Request) -> None:
+        """Answer a request whose method is not there, or not for this caller."""
+        error = self._absent(request)
+        if error is not None:
+            self._refuse(request, error)
+            return
+        self._leave_turn(request)
+        outcome = outcome_of(ErrorCode.NOT_AUTHENTICATED)
+        self._reports.ended(request, outcome, is_known=False)
 
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
         work = (call, method.function, args, kwargs)
         try:
-            if self._lane is None:
-                self._lane = Lane()
-            call._stop = self._runner.submit(run_as, work, self._thread_done, call, self._lane)
+            call._stop = self._runner.submit(
+                run_as, work, self._thread_done, call, self._own_lane()
+            )
         except RuntimeError as problem:
-            self._refuse(call._request, InternalError(f"no thread can be had: {problem}"))
+            self._refuse(call._request, no_thread(problem))
             return
         self._begun(call)
 
+    def _own_lane(self) -> Lane:
+        """Give the place among the connections that wait for threads; most never need one."""
+        if self._lane is None:
+            self._lane = Lane()
+        return self._lane
+
     def _thread_done(self, job: Job) -> None:
         call: Call = job.owner
-        if job.error is None and type(job.result) not in _PLAIN and _is_awaitable(job.result):
+        if job.error is None and type(job.result) not in _PLAIN and is_awaitable(job.result):
             if not isinstance(job.result, Deferred):
                 self._go_on_here(call, job.result)
                 return
             job.result.addErrback(lambda _: None)
-            text = (
-                f"{call.method} returned a Deferred from a worker thread; "
-                "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
-            )
-            log.error("{text}", text=text)
-            job.error = InternalError(text)
+            job.error = deferred_in_thread(call.method)
         self._end_call(call, job.result, job.error)
 
     def _go_on_here(self, call: Call, awaitable: Any) -> None:
@@ -277,11 +319,14 @@ class Serving:
 
     def _end_call(self, call: Call, result: Any, error: BaseException | None) -> None:
         """Answer a call that was under way, and go on with what waited for it."""
+        call._is_over = True
         try:
             if call._is_answered:
-                pass
+                if error is not None:
+                    # It may ask for the end of the process.
+                    self._runner.error_of(call, error)
             elif error is not None:
-                self._refuse(call._request, self._runner.error_of(call, error))
+                self._refuse(call._request, self._runner.error_of(call, error), error)
             else:
                 self._answer(call._request, result)
         finally:
@@ -291,10 +336,11 @@ class Serving:
         """Answer with what a Deferred, a coroutine or another awaitable gives; or at once."""
         if isinstance(result, Deferred):
             deferred = result
-        elif _is_awaitable(result):
+        elif is_awaitable(result):
             coroutine = result if isinstance(result, types.CoroutineType) else _awaited(result)
             deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
         else:
+            call._is_over = True
             self._answer(call._request, result)
             return
         call._stop = deferred
@@ -305,6 +351,8 @@ class Serving:
 
     def _begun(self, call: Call) -> None:
         self._running[call] = None
+        if call._request.since is None:
+            call._request.since = self._protocol.read_at
         if call._request.expects_reply:
             self._by_id[id_key(call._request.id)] = call
         if call._request.number:
@@ -325,15 +373,19 @@ class Serving:
         try:
             line = self._session.answer(request, result)
         except InternalError as problem:
-            error = InternalError(f"{request.method}: {problem}")
-            log.error("{error}", error=str(error))
-            self._refuse(request, error)
+            self._refuse(request, InternalError(f"{request.method}: {problem}"))
             return
         self._leave_turn(request)
         if line is not None and not self._is_over:
             if self._unread is not None:
-                line = self._within_unread(request, line, self._unread)
+                short = self._within_unread(request, line, self._unread)
+                if short is not line:
+                    request.is_replaced = True
+                    self._report(request, _UNREAD_ERROR)
+                line = short
             self._put(line)
+        if self._records is not None and not request.is_replaced:
+            self._records.ended(request)
 
     def _within_unread(self, request: Request, line: bytes, unread: int) -> bytes:
         """Let no more than so many bytes of replies wait for a peer that does not read."""
@@ -342,9 +394,11 @@ class Serving:
             text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
             error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
             if request.batch is None:
-                line = self._session.refuse(request, error) or line
+                instead = self._session.refuse(request, error) or line
             else:
-                line = encode_error("2.0", None, error)
+                instead = encode_error("2.0", None, error)
+            # What is an error already, and as short, stays as it is.
+            line = min(line, instead, key=len)
         self._unread = unread + len(line)
         return line
 
@@ -355,23 +409,45 @@ class Serving:
         if request.number:
             self._timed.pop(request.number, None)
 
-    def _refuse(self, request: Request, error: RPCError | None) -> None:
+    def _refuse(
+        self, request: Request, error: RPCError | None, raised: BaseException | None = None
+    ) -> None:
         self._leave_turn(request)
-        if error is None or self._is_over:
+        if error is None:
+            self._reports.ended(request, EXIT)
+            return
+        self._report(request, error, raised)
+        if self._is_over:
             return
         line = self._session.refuse(request, error)
         if line is not None:
+            if self._unread is not None:
+                line = self._within_unread(request, line, self._unread)
             self._put(line)
-        elif not request.expects_reply:
-            # Nothing is ever answered to a notification (section 4.1): the log is all there is.
-            log.info(
-                "the notification {method} from {peer} failed: {error}",
-                method=shown(request.method),
-                peer=self._protocol.peer_text,
-                error=str(error),
-            )
+
+    def _refuse_unbegun(self, request: Request, error: RPCError) -> bytes | None:
+        """Write the refusal of a request that was never let in; it is sent in its turn."""
+        self._leave_turn(request)
+        self._report(request, error)
+        return self._session.refuse(request, error)
+
+    def _report(
+        self, request: Request, error: RPCError, raised: BaseException | None = None
+    ) -> None:
+        is_known = request.method in self._methods
+        self._reports.failed(request, error, raised, is_known=is_known)
 
     # --- capacity ---------------------------------------------------------------------------------
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls have begun, and not ended."""
+        return len(self._running)
+
+    @property
+    def calls_waiting(self) -> int:
+        """How many calls were read, and have not begun."""
+        return len(self._admission.waiting)
 
     @property
     def is_idle(self) -> bool:
@@ -405,7 +481,17 @@ class Serving:
     def _proceed(self) -> None:
         if self._is_over:
             return
-        self._admission.proceed()
+        if self._is_proceeding:
+            # A call that ended as soon as it began: the next is begun below, and not inside it.
+            self._must_proceed = True
+            return
+        self._is_proceeding = self._must_proceed = True
+        try:
+            while self._must_proceed:
+                self._must_proceed = False
+                self._admission.proceed()
+        finally:
+            self._is_proceeding = False
         if self.tells_when_idle and self.is_idle:
             self._protocol.serving_is_idle()
 
@@ -417,20 +503,25 @@ class Serving:
 
     def end(self) -> None:
         """Cancel what is under way: nobody waits for it any more."""
+        if self._is_over:
+            return
         self._is_over = True
+        begun = [call._request for call in self._running if not call._is_answered]
+        self._reports.end([*begun, *self._admission.waiting])
         self._admission.end()
         self._timed.clear()
         if self._deadlines is not None:
             self._deadlines.stop()
         for call in list(self._running):
-            self._cancel(call, CANCELLED)
+            self._cancel(call)
 
 
 def _not_found(request: Request) -> RPCError:
-    return MethodNotFound(f"Method '{shown(request.method)}' not found")
+    return not_found(request.method)
 
 
-def _is_awaitable(value: Any) -> bool:
+def is_awaitable(value: Any) -> bool:
+    """Tell whether a result is still to be awaited."""
     return hasattr(type(value), "__await__")
 
 

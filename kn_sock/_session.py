@@ -10,7 +10,7 @@ Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -53,6 +53,10 @@ class Request(Struct, eq=False):
     deadline: float | None = None
     # By which its deadline finds it; 0 where it has none.
     number: int = 0
+    # When it was read, likewise; None where it has ended by the end of that read.
+    since: float | None = None
+    # Whether an error was sent in place of its result.
+    is_replaced: bool = False
 
 
 class Cancel(Struct):
@@ -105,7 +109,13 @@ def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
 
 def _seconds(timeout: Any) -> float | None:
     """Read the time that a caller waits; what is no such thing is not ours, and ignored."""
-    return float(timeout) if type(timeout) in (int, float) else None
+    if type(timeout) not in (int, float):
+        return None
+    try:
+        return float(timeout)
+    except OverflowError:
+        # Longer than any clock counts.
+        return None
 
 
 class BatchReply:
@@ -166,6 +176,10 @@ class Session(Generic[P]):
         self._pending: dict[int, P] = {}
         # kn-sock 0.3 sends no ids: its replies come in the order of the requests.
         self._unanswered: deque[int] = deque()
+        #: Replies to calls that had ended.
+        self.late_replies = 0
+        #: Called where an error is sent in place of a result.
+        self.replaced: Callable[[Request, RPCError], object] = lambda *_: None
 
     # --- lines in ---------------------------------------------------------------------------------
 
@@ -215,6 +229,7 @@ class Session(Generic[P]):
             if pending is not None:
                 return Failed(pending, error)
             if self._was_issued(request_id):
+                self.late_replies += 1
                 return None
         return Violation(f"{error}; which call it belongs to cannot be known")
 
@@ -337,6 +352,7 @@ class Session(Generic[P]):
             pending = self._pending.pop(reply_id, None)
             if pending is None:
                 if self._was_issued(reply_id):
+                    self.late_replies += 1
                     return None
                 return Violation(f"a reply came to the call {reply_id}, which was never made")
             if error is not UNSET:
@@ -377,7 +393,7 @@ class Session(Generic[P]):
             return None
         line = encode_result(request.dialect, request.id, result)
         if len(line) > self._max_line_bytes or request.batch is not None:
-            return self._answer_within_limits(request, line)
+            return self._answer_within_limits(request, line, is_result=True)
         return line
 
     def refuse(self, request: Request, error: RPCError) -> bytes | None:
@@ -389,13 +405,18 @@ class Session(Generic[P]):
             return self._answer_within_limits(request, line)
         return line
 
-    def _answer_within_limits(self, request: Request, line: bytes) -> bytes | None:
+    def _answer_within_limits(
+        self, request: Request, line: bytes, *, is_result: bool = False
+    ) -> bytes | None:
         limit = self._max_line_bytes
         batch = request.batch
         size = len(line) + (batch.size if batch is not None else 0)
         if size > limit:
             error = _codec.reply_too_long(size, limit)
             line = _codec.encode_error(request.dialect, request.id, error)
+            if is_result:
+                request.is_replaced = True
+                self.replaced(request, error)
             if len(line) > limit:
                 # The id alone is that long.
                 line = _codec.encode_error(request.dialect, None, error)

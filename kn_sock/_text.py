@@ -12,8 +12,16 @@ _short = reprlib.Repr()
 
 def shown(value: object) -> str:
     """Show a value at a length, and a depth, that cannot be abused."""
-    text = value if isinstance(value, str) else _short.repr(value)
-    return cut(text, _SHOWN_CHARACTERS)
+    text = cut(value if isinstance(value, str) else _short.repr(value), _SHOWN_CHARACTERS)
+    if text.isprintable():
+        return text
+    # As Python writes them: what a terminal would act on, and what no file can hold.
+    return cut(repr(text)[1:-1], _SHOWN_CHARACTERS)
+
+
+def writable(text: str) -> str:
+    """Escape the halves of surrogate pairs: a log that is a file cannot write them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def cut(text: str, length: int = 200) -> str:

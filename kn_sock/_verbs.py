@@ -23,18 +23,23 @@ class CallOptions:
     Attributes:
         timeout: seconds to wait for the reply; ``None`` for no limit.
         propagate_deadline: whether the peer is told how long that is, in the 2.0 dialect.
+        traceparent: the trace that calls belong to, which the peer is told in the 2.0 dialect;
+            ``None`` for none.
         idempotent: whether the method may be run twice: a call that was written when the connection
             was lost is then sent once more, over a new one.
     """
 
     timeout: float | None = DEFAULT_TIMEOUT
     propagate_deadline: bool = False
+    traceparent: str | None = None
     idempotent: bool = False
 
     def __post_init__(self) -> None:
         check_seconds("timeout", self.timeout)
         check_flag("propagate_deadline", self.propagate_deadline)
         check_flag("idempotent", self.idempotent)
+        if self.traceparent is not None and not isinstance(self.traceparent, str):
+            raise TypeError(f"traceparent must be a string or None, not {self.traceparent!r:.60}")
 
     def told(self, timeout: float | None) -> float | None:
         """Give what the peer is told of a call that may take so many seconds."""

@@ -28,11 +28,13 @@ class _Waiting:
         calls: list[PendingCall],
         send: Callable[[RPCProtocol], object],
         fail: Callable[[BaseException], object],
+        timeout: float | None,
         deadline: float | None,
     ) -> None:
         self.calls = calls
         self.send = send
         self.fail = fail
+        self.timeout = timeout
         self.deadline = deadline
         self.timer: IDelayedCall | None = None
 
@@ -55,7 +57,6 @@ class WaitingChannel:
     Args:
         writer: writes the requests, whichever connection they go out by.
         clock: the reactor.
-        timeout: seconds that a notification waits; a call waits as long as it may take.
         queues: whether anything may wait; what is made without a connection fails at once if not.
         need_connection: called when something begins to wait.
         close: ends all connections, and the making of them.
@@ -65,7 +66,6 @@ class WaitingChannel:
         self,
         writer: Writer,
         clock: IReactorTime,
-        timeout: float | None,
         *,
         queues: bool,
         need_connection: Callable[[], object],
@@ -73,7 +73,6 @@ class WaitingChannel:
     ) -> None:
         self.writer = writer
         self._clock = clock
-        self._timeout = timeout
         self._queues = queues
         self._need_connection = need_connection
         self._close = close
@@ -165,29 +164,38 @@ class WaitingChannel:
 
     def start(self, calls: list[PendingCall], line: bytes) -> None:
         """Send a line, now or once there is a connection, and wait for the replies to its calls."""
-        if calls:
-            calls[0].keeper = self
+        calls[0].keeper = self
         protocol = self._protocol
         if protocol is not None and protocol.is_open and not self._waiting:
             protocol.start(calls, line)
             return
-        timeout = calls[0].timeout if calls else self._timeout
-        self._wait(self._waiting_for(calls, line, self._deadline_in(timeout)))
+        self._wait(self._waiting_for(calls, line, self._deadline_in(calls[0].timeout)))
 
-    def send_notification(self, line: bytes) -> Deferred[None]:
-        """Send a line that is not answered, now or once there is a connection."""
+    def send_notification(self, line: bytes, timeout: float | None) -> Deferred[None]:
+        """Send a line that is not answered, now or once there is a connection, in that time.
+
+        Returns:
+            A Deferred that fires when it is sent. To cancel it before has it not sent.
+        """
         protocol = self._protocol
         if protocol is not None and protocol.is_open and not self._waiting:
             return protocol.send_notification(line)
-        done: Deferred[None] = Deferred()
+
+        def give_up(_: object) -> None:
+            if one in self._waiting:
+                self._waiting.remove(one)
+                one.stop_timer()
 
         def send(protocol: RPCProtocol) -> None:
             protocol.send_notification(line).chainDeferred(done)
 
         def fail(error: BaseException) -> None:
-            done.errback(Failure(error))
+            if not done.called:
+                done.errback(Failure(error))
 
-        self._wait(_Waiting([], send, fail, self._deadline_in(self._timeout)))
+        done: Deferred[None] = Deferred(give_up)
+        one = _Waiting([], send, fail, timeout, self._deadline_in(timeout))
+        self._wait(one)
         return done
 
     def cancel_call(self, call: PendingCall) -> object:
@@ -218,7 +226,10 @@ class WaitingChannel:
             for call in list(calls):
                 call.fail(error)
 
-        return _Waiting(calls, lambda protocol: protocol.start(calls, line), fail, deadline)
+        def send(protocol: RPCProtocol) -> None:
+            protocol.start(calls, line)
+
+        return _Waiting(calls, send, fail, calls[0].timeout, deadline)
 
     def _wait(self, one: _Waiting) -> None:
         if self._ended is not None:
@@ -242,9 +253,8 @@ class WaitingChannel:
     def _time_out(self, one: _Waiting) -> None:
         one.timer = None
         self._waiting.remove(one)
-        timeout = one.calls[0].timeout if one.calls else self._timeout
         loss = one.earlier_loss
-        text = f"no connection within {timeout:g} s"
+        text = f"no connection within {one.timeout:g} s"
         if loss is not None:
             text = f"{loss}; it was not sent again: {text}"
         one.fail(CallTimeout(text, maybe_executed=loss is not None))

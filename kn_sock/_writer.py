@@ -73,16 +73,29 @@ class Writer:
         return request_id, line
 
     def write_notification(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        method: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        traceparent: str | None = None,
     ) -> bytes:
         """Write a notification.
+
+        Args:
+            method: its name.
+            args: arguments by position.
+            kwargs: arguments by name.
+            traceparent: the trace that it belongs to, where there is one.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
         """
         if self.dialect == "kn-sock":
             raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
-        return _codec.encode_request(self.dialect, None, method, args, kwargs)
+        return _codec.encode_request(
+            self.dialect, None, method, args, kwargs, traceparent=traceparent
+        )
 
     def write_batch(self, lines: Sequence[bytes]) -> bytes:
         """Join calls and notifications, as written by the two methods above, into one batch.

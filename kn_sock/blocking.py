@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from kn_sock._codec import Dialect
 from kn_sock._credentials import CredentialsLike
 from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
 from kn_sock._failover import OnConnected
+from kn_sock._interceptors import Interceptor
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._listening import LISTEN_BACKLOG
 from kn_sock._options import check_count
@@ -64,6 +66,7 @@ class RPCClient:
         funcs: functions that the server may call in turn; they run in threads.
         credentials: what to log in with, on each new connection, before anything else: a tuple of a
             username and a password, or a token.
+        interceptors: functions around each call, on the background reactor's thread.
         options: how the server's calls are treated, by name; see `ServerOptions`. Its
             ``max_line_bytes`` is the longest reply, too.
 
@@ -90,6 +93,7 @@ class RPCClient:
         dialect: Dialect = "2.0",
         funcs: Functions | None = None,
         credentials: CredentialsLike | None = None,
+        interceptors: Sequence[Interceptor] = (),
         **options: Any,
     ) -> None:
         self._open(
@@ -101,6 +105,7 @@ class RPCClient:
             dialect=dialect,
             funcs=funcs,
             credentials=credentials,
+            interceptors=interceptors,
             **options,
         )
 
@@ -165,11 +170,19 @@ class RPCClient:
 
         Raises:
             ConnectionLost, ConnectFailed, TypeError, ValueError: it was not sent.
+            CallTimeout: it was not sent, as no connection came within ``timeout``.
         """
         check_method(method)
         link = self._checked_link()
-        line = link.channel.writer.write_notification(method, args, kwargs)
-        link.thread.call(link.channel.send_notification, line)
+        if link.intercepting is not None:
+            verbs = link.verbs(self._options)
+            run = copy_context().run
+            link.thread.call(partial(run, verbs.notify, method, *args, **kwargs))
+            return
+        line = link.channel.writer.write_notification(
+            method, args, kwargs, traceparent=self._options.traceparent
+        )
+        link.thread.call(link.channel.send_notification, line, self._options.timeout)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call, and return at once.
@@ -213,7 +226,13 @@ class RPCClient:
             for args in arguments:
                 if len(under_way) >= window:
                     yield under_way.popleft().result()
-                under_way.append(self.submit(method, *args))
+                try:
+                    under_way.append(self.submit(method, *args))
+                except Exception as problem:
+                    # In its place too: those before it have results.
+                    under_way.append(Future())
+                    under_way[-1].set_exception(problem)
+                    break
             while under_way:
                 yield under_way.popleft().result()
         finally:
@@ -226,9 +245,14 @@ class RPCClient:
 
     def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
         link = self._checked_link()
-        # What bounds the time is known to this thread, and not to the reactor's.
-        options = self._options.replaced({"timeout": time_left(self._options.timeout)})
-        results: list[Any] = link.thread.call(send_batch, link.channel, entries, options)
+        if link.intercepting is not None:
+            run, batch = copy_context().run, link.intercepting.batch
+            sent = partial(run, batch, link.channel, self._options, entries)
+        else:
+            # What bounds the time is known to this thread, and not to the reactor's.
+            options = self._options.replaced({"timeout": time_left(self._options.timeout)})
+            sent = partial(send_batch, link.channel, entries, options)
+        results: list[Any] = link.thread.call(sent)
         return results
 
     @property
@@ -240,10 +264,10 @@ class RPCClient:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``propagate_deadline``; ``idempotent=True`` for
-                methods that may be run twice. A call that was written when the connection was lost
-                is then sent once more, over a new one, within its time; a batch is, where none of
-                its calls had ended.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``traceparent``, the trace
+                that the calls belong to; ``idempotent=True`` for methods that may be run twice. A
+                call that was written when the connection was lost is then sent once more, over a
+                new one, within its time; a batch is, where none of its calls had ended.
         """
         other = type(self).__new__(type(self))
         other._handle = self._handle

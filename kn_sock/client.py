@@ -16,6 +16,9 @@ from kn_sock._credentials import CredentialsLike
 from kn_sock._discover import standard_methods
 from kn_sock._endpoints import EndpointLike, endpoints_for
 from kn_sock._failover import Dialler, OnConnected
+from kn_sock._intercepted_batch import intercepting
+from kn_sock._interceptors import Interceptor
+from kn_sock._observing import reports_for, stats_methods
 from kn_sock._options import ServerOptions, check_flag, options_from
 from kn_sock._outbox import Turn
 from kn_sock._redial import Redialler
@@ -54,6 +57,8 @@ class ClientFactory(Factory):
         timeout: seconds that a call may take unless said otherwise; ``None`` for no limit.
         propagate_deadline: whether the peer is told how long that is, unless said otherwise.
         funcs: what the peer may call in turn.
+        interceptors: functions around each call that is made.
+        callback_interceptors: functions around each call that is served.
         turn: gathers what is written; shared by factories on one reactor that write together.
         on_exit: as for `RPCServerFactory`.
         options: how the peer's calls are treated, by name; see `ServerOptions`.
@@ -69,6 +74,8 @@ class ClientFactory(Factory):
         timeout: float | None = DEFAULT_TIMEOUT,
         propagate_deadline: bool = False,
         funcs: Functions | None = None,
+        interceptors: Sequence[Interceptor] = (),
+        callback_interceptors: Sequence[Interceptor] = (),
         turn: Turn | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
         ended: Callable[[RPCProtocol], object] = lambda _: None,
@@ -78,17 +85,35 @@ class ClientFactory(Factory):
             raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
         methods = MethodTable(funcs)
         turn = turn or Turn(reactor)
+        # A server's are around what it serves, a client's around what it calls.
+        options |= {
+            "interceptors": callback_interceptors,
+            "callback_interceptors": interceptors,
+        }
         server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
+        self._reports = reports_for(server_options)
         self._runner = Runner(
-            {**methods, **standard_methods(methods, __version__)},
+            {
+                **methods,
+                **standard_methods(methods, __version__),
+                **stats_methods(server_options, self._reports),
+            },
             server_options,
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
+            self._reports,
         )
         call_options = CallOptions(timeout, propagate_deadline)
         writer = Writer(dialect, server_options.cancellation)
-        self.settings = Settings(self._runner, turn, reactor, writer, call_options)
+        self.settings = Settings(
+            self._runner,
+            turn,
+            reactor,
+            writer,
+            call_options,
+            intercepting=intercepting(interceptors, reactor),
+        )
         self._ended = ended
         self._connections: set[RPCProtocol] = set()
 
@@ -105,6 +130,7 @@ class ClientFactory(Factory):
         self._ended(protocol)
         if not self._connections:
             self._runner.stop()
+            self._reports.close()
 
     def close(self) -> Deferred[None]:
         """Close every connection, of use or not yet.
@@ -141,8 +167,9 @@ def connect(
             password, or a token.
         options: ``timeout``, seconds that a call may take (30; ``None`` for no limit);
             ``propagate_deadline``, whether the server is told of that (no); ``dialect`` (``"2.0"``,
-            ``"1.0"``, ``"kn-sock"``); ``funcs``, functions that the server may call in turn; and
-            the `ServerOptions` for those.
+            ``"1.0"``, ``"kn-sock"``); ``interceptors``, functions around each call that is made;
+            ``funcs``, functions that the server may call in turn; and the `ServerOptions` for
+            those.
 
     Returns:
         A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an
@@ -214,6 +241,7 @@ class RPCClientService(Service, DeferredVerbs):
         check_flag("queue_while_disconnected", queue_while_disconnected)
         self._factory = ClientFactory(reactor, ended=self._lost, **options)
         self._options = self._factory.settings.call_options
+        self._intercepting = self._factory.settings.intercepting
         endpoints = endpoints_for(endpoint, reactor)
         dialler = Dialler(
             endpoints, self._factory, connect_timeout, reactor, on_connected, credentials
@@ -230,7 +258,6 @@ class RPCClientService(Service, DeferredVerbs):
         self._channel: WaitingChannel = WaitingChannel(
             self._factory.settings.writer,
             cast(IReactorTime, reactor),
-            self._options.timeout,
             queues=queue_while_disconnected,
             need_connection=self._need_connection,
             close=self._close_all,
@@ -249,6 +276,8 @@ class RPCClientService(Service, DeferredVerbs):
             self._redialler.begin_later()
 
     def _close_all(self) -> Deferred[None]:
+        # Here too, as a connection made by with_options() may have been told to close.
+        super().stopService()
         self._redialler.stop()
         return self._factory.close()
 

@@ -15,6 +15,27 @@ from kn_sock.errors import CallCancelled, CallTimeout
 __all__ = ["RPCConnection"]
 
 
+class Intercepts(Protocol):
+    """What makes calls with interceptors around them."""
+
+    def call(
+        self,
+        channel: Channel,
+        options: CallOptions,
+        method: str,
+        args: Any,
+        kwargs: Any,
+        *,
+        is_notification: bool = False,
+    ) -> Deferred[Any]:
+        """Make a call, or a notification."""
+
+    def batch(
+        self, channel: Channel, options: CallOptions, entries: list[BatchEntry]
+    ) -> Deferred[list[Any]]:
+        """Make those of a batch."""
+
+
 class Channel(Protocol):
     """What the verbs are made of; `RPCProtocol` is one."""
 
@@ -25,8 +46,8 @@ class Channel(Protocol):
     def start(self, calls: list[PendingCall], line: bytes) -> None:
         """Send a line, and wait for the replies to the calls that it makes."""
 
-    def send_notification(self, line: bytes) -> Deferred[None]:
-        """Send a line that is not answered."""
+    def send_notification(self, line: bytes, timeout: float | None) -> Deferred[None]:
+        """Send a line that is not answered; it may wait so many seconds for a connection."""
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up."""
@@ -40,6 +61,7 @@ class DeferredVerbs:
 
     _channel: Channel
     _options: CallOptions
+    _intercepting: Intercepts | None = None
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
         """Call a method; every argument after its name goes to the method.
@@ -58,11 +80,17 @@ class DeferredVerbs:
         """
         check_method(method)
         options = self._options
+        if self._intercepting is not None:
+            return self._intercepting.call(self._channel, options, method, args, kwargs)
         call = DeferredCall(method, options.timeout, self._channel)
         try:
             call.timeout = timeout = time_left(options.timeout)
             call.call_id, line = self._channel.writer.write_call(
-                method, args, kwargs, timeout=options.told(timeout)
+                method,
+                args,
+                kwargs,
+                timeout=options.told(timeout),
+                traceparent=options.traceparent,
             )
         except (TypeError, ValueError, CallTimeout) as problem:
             call.fail(problem)
@@ -77,22 +105,33 @@ class DeferredVerbs:
 
         Returns:
             A Deferred that has fired, or has failed with `ConnectionLost`, or with ``TypeError`` or
-            ``ValueError`` where an argument cannot be sent.
+            ``ValueError`` where an argument cannot be sent. Where it waits for a connection, it
+            fires when it is sent; it fails with `CallTimeout` after the time that a call may take,
+            and to cancel it has it not sent.
 
         Spec: JSON-RPC 2.0, section 4.1.
         """
         check_method(method)
+        options = self._options
+        if self._intercepting is not None:
+            return self._intercepting.call(
+                self._channel, options, method, args, kwargs, is_notification=True
+            )
         try:
-            line = self._channel.writer.write_notification(method, args, kwargs)
+            line = self._channel.writer.write_notification(
+                method, args, kwargs, traceparent=options.traceparent
+            )
         except (TypeError, ValueError):
             return fail()
-        return maybeDeferred(self._channel.send_notification, line)
+        return maybeDeferred(self._channel.send_notification, line, self._options.timeout)
 
     def batch(self) -> Batch[Deferred[list[Any]]]:
         """Begin a batch; its ``send`` gives a Deferred of the list of results."""
         return Batch(self._send_batch)
 
     def _send_batch(self, entries: list[BatchEntry]) -> Deferred[list[Any]]:
+        if self._intercepting is not None:
+            return self._intercepting.batch(self._channel, self._options, entries)
         try:
             timeout = time_left(self._options.timeout)
         except CallTimeout:
@@ -108,13 +147,14 @@ class DeferredVerbs:
         """Give the same connection with other options for each call.
 
         Args:
-            options: ``timeout``, in seconds; ``propagate_deadline``; ``idempotent=True`` for
-                methods that may be run twice. A call that was written when the connection was lost
-                is then sent once more, over the next one, within its time; a batch is, where none
-                of its calls had ended. That does nothing for a connection that does not come back,
-                as `connect` makes it.
+            options: ``timeout``, in seconds; ``propagate_deadline``; ``traceparent``, the trace
+                that the calls belong to; ``idempotent=True`` for methods that may be run twice. A
+                call that was written when the connection was lost is then sent once more, over the
+                next one, within its time; a batch is, where none of its calls had ended. That does
+                nothing for a connection that does not come back, as `connect` makes it.
         """
-        return RPCConnection(self._channel, self._options.replaced(options))
+        changed = self._options.replaced(options)
+        return RPCConnection(self._channel, changed, self._intercepting)
 
 
 class RPCConnection(DeferredVerbs):
@@ -126,9 +166,13 @@ class RPCConnection(DeferredVerbs):
     call failed at once has already failed.
     """
 
-    def __init__(self, channel: Channel, options: CallOptions) -> None:
+    def __init__(
+        self, channel: Channel, options: CallOptions, intercepting: Intercepts | None = None
+    ) -> None:
         self._channel = channel
         self._options = options
+        if intercepting is not None:
+            self._intercepting = intercepting
 
     def close(self) -> Deferred[None]:
         """Close the connection; calls that wait for a reply fail with `ConnectionLost`. Idempotent.
@@ -157,11 +201,15 @@ class DeferredCall(PendingCall):
 
         self.deferred: Deferred[Any] = Deferred(give_up)
 
+    # Where several calls end together, the callbacks of one may have cancelled another by now.
+
     def succeed(self, result: Any) -> None:
-        self.deferred.callback(result)
+        if not self.deferred.called:
+            self.deferred.callback(result)
 
     def fail(self, error: BaseException) -> None:
-        self.deferred.errback(error)
+        if not self.deferred.called:
+            self.deferred.errback(error)
 
 
 class BatchMember(PendingCall):
@@ -222,23 +270,25 @@ def send_batch(
         return succeed([])
     batch = WholeBatch(channel, entries, options.timeout)
     try:
-        told = options.told(options.timeout)
-        line = write_batch(channel.writer, batch.calls, entries, told)
+        line = write_batch(channel.writer, batch.calls, entries, options)
         if options.idempotent:
             again = Again(line)
             for call in batch.calls:
                 call.again = again
+        if not batch.calls:
+            # Nothing else tells that it could not be sent.
+            return channel.send_notification(line, options.timeout).addCallback(lambda _: [])
         channel.start(batch.calls, line)
     except Exception as problem:
         batch.deferred.errback(problem)
-        return batch.deferred
-    if not batch.calls:
-        batch.deferred.callback([])
     return batch.deferred
 
 
 def write_batch(
-    writer: Writer, calls: list[PendingCall], entries: list[BatchEntry], told: float | None
+    writer: Writer,
+    calls: list[PendingCall],
+    entries: list[BatchEntry],
+    options: CallOptions,
 ) -> bytes:
     """Write a batch, giving each of its calls the id that it was written with.
 
@@ -249,8 +299,12 @@ def write_batch(
     waiting = iter(calls)
     for entry in entries:
         if entry.is_call:
-            next(waiting).call_id, line = writer.write_call(*entry[:3], timeout=told)
+            next(waiting).call_id, line = writer.write_call(
+                *entry[:3],
+                timeout=options.told(options.timeout),
+                traceparent=options.traceparent,
+            )
         else:
-            line = writer.write_notification(*entry[:3])
+            line = writer.write_notification(*entry[:3], traceparent=options.traceparent)
         lines.append(line)
     return writer.write_batch(lines)

@@ -28,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MARK: Final = "__kn_sock_runs_in__"
 _RESERVED: Final = ("rpc.", "$/")
 
+LOGIN_METHOD: Final = "rpc.login"
+
 # No function is wrapped that often.
 _MANY_LAYERS: Final = 100
 

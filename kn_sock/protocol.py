@@ -29,6 +29,7 @@ from zope.interface import implementer
 from kn_sock import _codec
 from kn_sock._documents import DocumentFramer
 from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
+from kn_sock._intercepted_serving import InterceptedServing
 from kn_sock._options import DRAIN_TIMEOUT, Framing, ServerOptions
 from kn_sock._outbox import Outbox, Turn
 from kn_sock._outgoing import Outgoing, PendingCall
@@ -57,7 +58,7 @@ from kn_sock._tls import tls_problem
 from kn_sock._verbs import CallOptions
 from kn_sock._watches import IdleWatch, StallWatch
 from kn_sock._writer import Writer
-from kn_sock.connection import RPCConnection
+from kn_sock.connection import Intercepts, RPCConnection
 from kn_sock.errors import ParseError, RPCError
 from kn_sock.methods import Method
 
@@ -100,6 +101,7 @@ class Settings:
         writer: writes our own calls, and numbers them across connections.
         call_options: how they are made unless said otherwise.
         handshake_timeout: seconds for the TLS handshake; ``None`` where something else ends it.
+        intercepting: runs the interceptors around them; ``None`` where there are none.
     """
 
     runner: Runner
@@ -108,6 +110,7 @@ class Settings:
     writer: Writer = dataclasses.field(default_factory=Writer)
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
     handshake_timeout: float | None = None
+    intercepting: Intercepts | None = None
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -157,12 +160,19 @@ class RPCProtocol(LineReceiver):
         self._linger_timer: IDelayedCall | None = None
         self._half_closes = False
         self._idle_watch: IdleWatch | None = None
+        # How much the peer had taken when that was last looked at.
+        self._taken = 0
         self._is_reading = True
         # The first bytes of the stream, until there are enough to tell what the peer speaks.
         self._start: bytes | None = b""
         self._peer_is_done = False
         self._close_waiters: list[Deferred[None]] = []
         self._reason: str | None = None
+        # Whether the log was told why the connection was closed.
+        self._is_reported = False
+        #: Lines that came, and what they had in bytes.
+        self.messages = 0
+        self.received_bytes = 0
 
     # --- the transport calls ----------------------------------------------------------------------
 
@@ -173,16 +183,20 @@ class RPCProtocol(LineReceiver):
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
             getattr(transport, option, lambda _: None)(True)
         self._half_closes = can_half_close(transport) and undelivered_bytes(transport) is not None
-        self.peer = transport.getPeer()
-        self.peer_text = address_text(self.peer)
+        self._look_at_peer()
         self.peer_process = process_of(transport)
         self._outbox = Outbox(write_of(transport), self._settings.turn)
-        self._serving = Serving(self, self._session, self._outbox.put, self._settings.runner)
+        runner = self._settings.runner
+        serve = InterceptedServing if runner.options.interceptors else Serving
+        self._serving: Serving = serve(self, self._session, self._outbox.put, runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._thread_id = get_ident()
         self._state = State.SECURING
+        self._seconds = self.reactor.seconds
+        self.read_at = self._seconds()
         self._watch(self._settings.runner.options)
         transport.registerProducer(self, True)
+        self._report = runner.reports.opened(self, self._outbox, self._session, self._serving)
         self._made(self)
         if not is_tls(transport):
             self._become_open()
@@ -191,6 +205,10 @@ class RPCProtocol(LineReceiver):
         timeout = self._settings.handshake_timeout
         if timeout is not None:
             self._close_timer = self.reactor.callLater(timeout, self._abort_handshake)
+
+    def _look_at_peer(self) -> None:
+        self.peer = self.transport.getPeer()
+        self.peer_text = address_text(self.peer)
 
     def handshakeCompleted(self) -> None:
         """TLS is ready."""
@@ -229,6 +247,8 @@ class RPCProtocol(LineReceiver):
         if self._start is not None and self._is_foreign(data):
             return
         lines = self._framer.feed(data)
+        self.received_bytes += len(data)
+        self.messages += len(lines)
         if self._backlog:
             self._backlog += lines
         else:
@@ -236,6 +256,9 @@ class RPCProtocol(LineReceiver):
 
     def _is_foreign(self, data: bytes) -> bool:
         """Look at the first bytes, and close the connection where they are of another protocol."""
+        # Behind a proxy that tells by a header who calls, the transport knows it by now.
+        self._look_at_peer()
+        self._outgoing.peer_text = self.peer_text
         start = ((self._start or b"") + data.lstrip(b"\r\n"))[: _codec.FIRST_BYTES]
         self._start = start if len(start) < _codec.FIRST_BYTES else None
         name = _codec.other_protocol(start)
@@ -246,6 +269,7 @@ class RPCProtocol(LineReceiver):
             peer=self.peer_text,
             protocol=name,
         )
+        self._refused(name.lower())
         self._abort(f"the peer speaks {name}")
         return True
 
@@ -257,6 +281,8 @@ class RPCProtocol(LineReceiver):
             self.update_reading()
         turn = self._settings.turn
         turn.hold()
+        #: When what is handled now was read, in the reactor's seconds.
+        self.read_at = self._seconds()
         try:
             self._handle(lines)
             self._outgoing.proceed()
@@ -310,6 +336,7 @@ class RPCProtocol(LineReceiver):
             self._outgoing.complain(event.error)
         elif isinstance(event, Violation):
             log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=event.reason)
+            self._is_reported = True
             self._abort(event.reason)
 
     def readConnectionLost(self) -> None:
@@ -365,8 +392,10 @@ class RPCProtocol(LineReceiver):
                 log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
             self._end_watches()
             self._serving.end()
-            self._outgoing.end(self._reason or reason.getErrorMessage(), reason.value)
+            text = self._reason or reason.getErrorMessage()
+            self._outgoing.end(text, reason.value)
             self._outbox.close()
+            self._report.closed(None if self._is_reported else text)
         self._ended(self)
         opening, self._opening = self._opening, None
         if opening is not None:
@@ -374,6 +403,11 @@ class RPCProtocol(LineReceiver):
         waiters, self._close_waiters = self._close_waiters, []
         for waiter in waiters:
             waiter.callback(None)
+
+    def _refused(self, reason: str) -> None:
+        """Take note that the log knows why the connection is closed before it could call."""
+        self._is_reported = True
+        self._settings.runner.reports.refused(reason)
 
     def _settle_from(self, lines: list[Line | OverlongLine]) -> None:
         """End our own calls whose replies are among these lines; nothing else counts now."""
@@ -438,10 +472,17 @@ class RPCProtocol(LineReceiver):
         seconds = self._settings.runner.options.send_timeout
         reason = f"it took nothing of what was sent to it for {seconds:g} s"
         log.warn("{peer}: {reason}; aborted", peer=self.peer_text, reason=reason)
+        self._is_reported = True
         self._abort(reason)
 
     def _is_busy(self) -> bool:
-        return self.awaits_replies or not self._serving.is_idle
+        return self.awaits_replies or not self._serving.is_idle or self._is_taking()
+
+    def _is_taking(self) -> bool:
+        """Whether the peer still takes what waits to be sent, and has taken some of it lately."""
+        unsent = unsent_bytes(self.transport)
+        before, self._taken = self._taken, self._outbox.written_bytes - unsent
+        return unsent > 0 and self._taken > before
 
     def _idle(self) -> None:
         if self._state is State.OPEN:
@@ -461,7 +502,8 @@ class RPCProtocol(LineReceiver):
             return self._connection
         except AttributeError:
             # Asked for by two threads at once, it is one: dict.setdefault() is atomic.
-            made = RPCConnection(self, self._settings.call_options)
+            settings = self._settings
+            made = RPCConnection(self, settings.call_options, settings.intercepting)
             return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
     @property
@@ -481,8 +523,8 @@ class RPCProtocol(LineReceiver):
         if not self._is_reading:
             self.update_reading()
 
-    def send_notification(self, line: bytes) -> Deferred[None]:
-        """Send a line that is not answered.
+    def send_notification(self, line: bytes, timeout: float | None = None) -> Deferred[None]:
+        """Send a line that is not answered. It does not wait here, whatever the *timeout*.
 
         Raises:
             ConnectionLost: the connection has ended.
@@ -618,6 +660,8 @@ class RPCProtocol(LineReceiver):
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason
+        # The transport would drop it, and nobody could tell that it was never sent.
+        self._outbox.hold()
         self._end_watches()
         self._take_backlog()
         self._serving.end()

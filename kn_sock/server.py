@@ -23,14 +23,17 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._discover import standard_methods
-from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for
+from kn_sock._intercepted_batch import intercepting
+from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for, kind_of
 from kn_sock._login import Gate
+from kn_sock._observing import reports_for, stats_methods
 from kn_sock._options import ServerOptions, options_from
 from kn_sock._outbox import Turn
 from kn_sock._peer import address_text
 from kn_sock._pem import server_options, tls_around
 from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
+from kn_sock._stats import Stats
 from kn_sock._version import __version__
 from kn_sock._writer import Writer
 from kn_sock.auth import table_of
@@ -99,10 +102,21 @@ class RPCServerFactory(Factory):
         self.options = options_from(ServerOptions, options, others=_OTHER_OPTIONS)
         #: The methods that are served, by name.
         self.methods = MethodTable() if funcs is None and portal is not None else table_of(funcs)
-        served = {**self.methods, **standard_methods(self.methods, __version__)}
+        self._reports = reports_for(self.options)
+        served = {
+            **self.methods,
+            **standard_methods(self.methods, __version__),
+            **stats_methods(self.options, self._reports),
+        }
         self._gate = None
         if portal is not None:
-            self._gate = Gate(portal, served, reactor, self.options.login_timeout)
+            self._gate = Gate(
+                portal,
+                served,
+                reactor,
+                self.options.login_timeout,
+                failed=self._reports.login_failed,
+            )
         #: Whether callers have to log in.
         self.wants_login = portal is not None
         #: Whether callers have to show who they are: by a login, or by a certificate.
@@ -117,6 +131,7 @@ class RPCServerFactory(Factory):
             turn,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or self._stop_reactor,
+            self._reports,
         )
         self._settings = Settings(
             runner,
@@ -124,6 +139,7 @@ class RPCServerFactory(Factory):
             clock,
             Writer(cancellation=self.options.cancellation),
             handshake_timeout=_HANDSHAKE_TIMEOUT,
+            intercepting=intercepting(self.options.callback_interceptors, reactor),
         )
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
@@ -136,6 +152,7 @@ class RPCServerFactory(Factory):
     @override
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._is_draining:
+            self._reports.refused("draining")
             return None
         protocol = self._build(addr)
         return protocol if protocol is None or self._around is None else self._around(protocol)
@@ -158,6 +175,7 @@ class RPCServerFactory(Factory):
         log.warn(
             "{peer}: refused, there are {most} connections", peer=address_text(addr), most=most
         )
+        self._reports.refused("max_connections")
         if len(self._refused) >= _MOST_REFUSED:
             # They are told at leisure, as long as that costs little.
             return None
@@ -198,6 +216,12 @@ class RPCServerFactory(Factory):
         # A factory may listen on several ports, and connections outlive the ports.
         if not self.numPorts and not self.connections and not self._unopened:
             self._settings.runner.stop()
+            self._reports.close()
+
+    @property
+    def stats(self) -> Stats | None:
+        """The figures; ``None`` unless ``stats`` or ``metrics`` asks for them."""
+        return self._reports.stats
 
     def drain(self) -> Deferred[None]:
         """Refuse new calls with -32009, let those under way finish, flush, close the connections.
@@ -255,12 +279,13 @@ class RPCServerService(Service):
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
+        has_tls = isinstance(endpoint, str) and kind_of(endpoint) in ("ssl", "tls")
+        if has_tls and options.get("tls_cert"):
+            raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         self._endpoint = endpoint_for(endpoint, reactor)
         # SSL4ServerEndpoint, made by the caller with a context that asks for certificates.
         context = getattr(self._endpoint, "_sslContextFactory", None)
         self._endpoint_knows_callers = bool(getattr(context, "verify", False))
-        if isinstance(endpoint, str) and endpoint.startswith("ssl:") and options.get("tls_cert"):
-            raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
         #: Warns where it listens for everybody; services may share one.

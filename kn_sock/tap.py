@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import re
 import sys
@@ -15,12 +14,17 @@ from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDataba
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.portal import Portal
 from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.endpoints import quoteStringArgument
 from twisted.python import usage
 from typing_extensions import override
 
 import twisted
+from kn_sock._access_log import open_access_log
+from kn_sock._listening import kind_of
+from kn_sock._names import load
 from kn_sock._options import ServerOptions
 from kn_sock._pem import server_options
+from kn_sock._stats import Stats
 from kn_sock._version import __version__
 from kn_sock.auth import IToken, MethodsRealm
 from kn_sock.methods import MethodTable
@@ -82,13 +86,16 @@ def _in_flags(text: str) -> str:
 
 
 def _has_no_tls_of_ours(port: str) -> bool:
-    return port.partition(":")[0] in _WITHOUT_OUR_TLS
+    return kind_of(port) in _WITHOUT_OUR_TLS
 
+
+# What stands before a path in the description of an endpoint, where that is a relative one.
+_RELATIVE = re.compile(r"(?:haproxy:)?unix:(?:(?!\w+=)|(?:\w+=[^:]*:)*address=)(?!/)")
 
 _TLS_OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")
 
 # Endpoints that are no TCP, or that have TLS of their own.
-_WITHOUT_OUR_TLS = ("unix", "ssl")
+_WITHOUT_OUR_TLS = ("unix", "ssl", "tls")
 
 
 class Options(usage.Options, AuthOptionMixin):
@@ -108,6 +115,9 @@ class Options(usage.Options, AuthOptionMixin):
         ["tls-cert", None, None, "PEM file with the certificate: TLS on every TCP port"],
         ["tls-key", None, None, "PEM file with its key [default: in the certificate's]"],
         ["tls-client-ca", None, None, "PEM file with the CAs whose clients alone may connect"],
+        ["access-log", None, None, "file that gets a line of JSON for each call; - for stdout"],
+        ["metrics", None, None,
+         "serve metrics for Prometheus over HTTP: a port, HOST:PORT or a server endpoint"],
         *(
             [_flag(field.name), None, _text_of(getattr(ServerOptions(), field.name)),
              field.metadata["help"]]
@@ -115,10 +125,15 @@ class Options(usage.Options, AuthOptionMixin):
         ),
     ]  # fmt: skip
 
+    optFlags = [  # noqa: RUF012  # read by twisted.python.usage
+        ["stats", None, "serve the figures of the server to callers, by the method rpc.stats"],
+    ]
+
     def __init__(self) -> None:
         super().__init__()
         self["ports"] = []
         self["funcs"] = []
+        self["interceptors"] = []
 
     def opt_port(self, port: str) -> None:
         """Port number, or any Twisted server endpoint. May be repeated. [default: 8080]"""  # noqa: D415  # shown in the help
@@ -127,6 +142,10 @@ class Options(usage.Options, AuthOptionMixin):
     def opt_funcs(self, name: str) -> None:
         """What to serve, as mymod.FUNCS; with a prefix, as calc=mymod.CALC. May be repeated."""
         self["funcs"].append(name)
+
+    def opt_interceptor(self, name: str) -> None:
+        """Function around each call, as mymod.trace; the first one outermost. May be repeated."""
+        self["interceptors"].append(name)
 
     @override
     def opt_auth(self, description: str) -> None:
@@ -205,29 +224,99 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
         portal = None
         if options.get("credCheckers"):
             portal = Portal(MethodsRealm(), options["credCheckers"])
-        services = [_service_for(port, table, portal, options) for port in options["ports"]]
+        observing, beside = _observing(options)
+        services = [
+            _service_for(port, table, portal, observing, options) for port in options["ports"]
+        ]
     except usage.UsageError as problem:
         raise SystemExit(f"twistd knsock: {problem}") from None
     except ValueError as problem:
         raise SystemExit(f"twistd knsock: --port {problem}") from None
     for service in services[1:]:
         service.exposure = services[0].exposure
-    return CommandLineService(services, options.parent)
+    return CommandLineService([*services, *beside], options.parent)
+
+
+def _observing(options: Options) -> tuple[dict[str, Any], list[IService]]:
+    """Give the options by which the servers, all alike, are observed; and the services beside them.
+
+    Raises:
+        UsageError: something cannot be found, opened or used.
+    """
+    found: dict[str, Any] = {
+        "interceptors": [_interceptor(name) for name in options["interceptors"]]
+    }
+    if options["stats"]:
+        # One for all ports, as for the metrics.
+        found["stats"] = Stats()
+    try:
+        found["access_log"] = open_access_log(options["access-log"])
+    except OSError as problem:
+        text = f"--access-log {options['access-log']}: {problem.strerror}"
+        raise usage.UsageError(text) from None
+    if options["metrics"] is None:
+        return found, []
+    try:
+        from kn_sock import _prometheus, metrics
+    except ImportError as problem:
+        raise usage.UsageError(f"--metrics: {problem}") from None
+    found["metrics"] = _prometheus.REGISTRY
+    try:
+        service = metrics.MetricsService(_metrics_endpoint_of(options["metrics"]))
+    except ValueError as problem:
+        raise usage.UsageError(f"--metrics {problem}") from None
+    return found, [service]
+
+
+def _interceptor(name: str) -> Any:
+    found = load(name, "--interceptor")
+    if not callable(found):
+        raise usage.UsageError(f"--interceptor {name}: it cannot be called")
+    return found
+
+
+# What a host and a port is not.
+_ENDPOINTS = ("fd", "ssl", "systemd", "tcp", "tcp6", "tls", "unix")
+
+
+def _metrics_endpoint_of(text: str) -> str:
+    """Make an endpoint of a port, of a host and a port, or of what is one."""
+    place = re.fullmatch(r"(?:(\[.+\]|[^:]+):)?(\d+)", text)
+    if place is None or place[1] in _ENDPOINTS:
+        return _from_here(text)
+    return _endpoint_of(place[2], (place[1] or "127.0.0.1").strip("[]"))
 
 
 def _service_for(
-    port: str, table: MethodTable, portal: Portal | None, options: Options
+    port: str,
+    table: MethodTable,
+    portal: Portal | None,
+    observing: dict[str, Any],
+    options: Options,
 ) -> RPCServerService:
     tls = {} if _has_no_tls_of_ours(port) else {name: options[name] for name in _TLS_OPTIONS}
     endpoint = _endpoint_of(port, options["host"])
-    return RPCServerService(endpoint, table, portal=portal, **tls, **options["server_options"])
+    return RPCServerService(
+        endpoint, table, portal=portal, **tls, **observing, **options["server_options"]
+    )
 
 
 def _endpoint_of(port: str, host: str) -> str:
     if not port.isdigit():
-        return port
+        return _from_here(port)
     escaped = host.replace(":", "\\:")
     return f"tcp{'6' if ':' in host else ''}:{port}:interface={escaped}"
+
+
+def _from_here(endpoint: str) -> str:
+    """Give a relative path in an endpoint its directory: twistd leaves it before it listens."""
+    found = _RELATIVE.match(endpoint)
+    if found is None:
+        return endpoint
+    # In the form with a name, a path may have "=" in it.
+    key = "" if found[0].endswith("=") else "address="
+    directory = quoteStringArgument(os.path.join(os.getcwd(), ""))
+    return f"{found[0]}{key}{directory}{endpoint[found.end() :]}"
 
 
 def _load_table(names: list[str]) -> MethodTable:
@@ -235,77 +324,21 @@ def _load_table(names: list[str]) -> MethodTable:
     for given in names:
         prefix, _, name = given.rpartition("=")
         try:
-            table.add(_load(name), prefix=prefix)
+            table.add(load(name, "--funcs"), prefix=prefix)
         except (TypeError, ValueError) as problem:
             raise usage.UsageError(f"--funcs {given}: {problem}") from None
     return table
-
-
-def _load(name: str) -> Any:
-    """Find what a dotted name names: a module, or something in one.
-
-    Raises:
-        UsageError: it is not there, or its module cannot be imported.
-    """
-    parts = name.split(".")
-    if not all(part.isidentifier() for part in parts):
-        raise usage.UsageError(f"--funcs {name!r}: a dotted name is wanted, as mymod.FUNCS")
-    module, found = _import_longest(name, parts)
-    value: Any = module
-    for part in parts[found:]:
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            public = [each for each in dir(value) if not each.startswith("_")]
-            raise usage.UsageError(
-                f"--funcs {name}: {'.'.join(parts[:found])} has no {part}; "
-                f"it has {', '.join(public) or 'nothing public'}"
-            ) from None
-        found += 1
-    return value
-
-
-def _import_longest(name: str, parts: list[str]) -> tuple[Any, int]:
-    module: Any = None
-    for count in range(1, len(parts) + 1):
-        dotted = ".".join(parts[:count])
-        try:
-            module = importlib.import_module(dotted)
-        except ModuleNotFoundError as problem:
-            if problem.name is None or not f"{dotted}.".startswith(f"{problem.name}."):
-                raise _import_failed(name, dotted, problem) from None
-            if module is None:
-                raise usage.UsageError(
-                    f"--funcs {name}: there is no module {dotted} in {os.getcwd()} "
-                    "or on Python's path"
-                ) from None
-            return module, count - 1
-        except Exception as problem:
-            raise _import_failed(name, dotted, problem) from None
-    return module, len(parts)
-
-
-def _import_failed(name: str, dotted: str, problem: Exception) -> usage.UsageError:
-    place = ""
-    frame = problem.__traceback__
-    while frame is not None:
-        place = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})"
-        frame = frame.tb_next
-    if place.startswith(" (<frozen"):
-        place = ""
-    kind = type(problem).__name__
-    return usage.UsageError(f"--funcs {name}: importing {dotted} failed: {kind}: {problem}{place}")
 
 
 class CommandLineService(MultiService):
     """Runs the servers, and says in one line why they cannot be started.
 
     Args:
-        services: one for each port.
+        services: one for each port, and those beside them.
         twistd: the options of twistd itself, or ``None``.
     """
 
-    def __init__(self, services: list[RPCServerService], twistd: Any) -> None:
+    def __init__(self, services: list[IService], twistd: Any) -> None:
         super().__init__()
         self._twistd = twistd
         for service in services:

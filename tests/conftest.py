@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from twisted.internet import reactor
-from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from kn_sock.testing import MemoryNetwork
@@ -42,6 +42,35 @@ def logged_errors() -> Iterator[LoggedErrors]:
     yield errors
     globalLogPublisher.removeObserver(errors)
     assert errors.claim() == []
+
+
+@implementer(ILogObserver)
+class LogEvents:
+    """The events that kn_sock logged during a test, whatever their level."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+
+    def __call__(self, event: Any) -> None:
+        if event["log_namespace"].startswith("kn_sock."):
+            self._events.append(event)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Take what was logged so far."""
+        events, self._events = self._events, []
+        return events
+
+    def take_lines(self) -> list[str]:
+        """Take it as lines, each with its level."""
+        return [f"{event['log_level'].name}: {formatEvent(event)}" for event in self.take()]
+
+
+@pytest.fixture
+def log_events() -> Iterator[LogEvents]:
+    events = LogEvents()
+    globalLogPublisher.addObserver(events)
+    yield events
+    globalLogPublisher.removeObserver(events)
 
 
 @pytest.fixture(autouse=True)

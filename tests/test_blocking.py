@@ -232,6 +232,14 @@ def test_map_gives_results_in_order_and_raises_in_place(client: RPCClient) -> No
         client.map("add")
 
 
+def test_map_raises_in_place_what_cannot_be_sent(client: RPCClient) -> None:
+    results = client.map("add", [1, 2, object(), 4], [1, 1, 1, 1])
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(TypeError, match="an argument of add cannot be sent"):
+        next(results)
+    assert list(results) == []
+
+
 def test_map_takes_no_more_than_its_window_from_an_endless_source(client: RPCClient) -> None:
     taken: list[int] = []
 
@@ -283,6 +291,18 @@ def test_the_first_future_that_is_done_may_cancel_the_others(client: RPCClient, 
     assert futures[0].cancel()
     assert all(future.cancelled() for future in futures)
     assert client.call("add", 1, 2) == 3
+
+
+def test_a_callback_of_a_future_that_exits_leaves_other_calls_alone(
+    served: Served, gate: Gate, logged_errors: Any
+) -> None:
+    with RPCClient(served.host, served.port) as client:
+        first, other = client.submit("wait"), client.submit("wait")
+        first.add_done_callback(lambda _: sys.exit(3))
+        assert gate.entered.acquire(timeout=PATIENCE)
+        assert gate.entered.acquire(timeout=PATIENCE)
+    assert isinstance(other.exception(PATIENCE), ConnectionLost)
+    assert logged_errors.claim() == ["a callback of the future of wait raised"]
 
 
 def test_a_finished_future_lets_its_client_go(served: Served) -> None:
@@ -526,6 +546,23 @@ def test_a_closed_client_says_so(served: Served) -> None:
         client.call("add", 1, 2)
     with pytest.raises(ConnectionLost, match="closed"):
         client.submit("add", 1, 2).result(PATIENCE)
+
+
+def test_closing_waits_for_no_peer_that_goes_on() -> None:
+    """It says goodbye, and need not cut the connection in the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = RPCClient("127.0.0.1", listener.getsockname()[1])
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(PATIENCE)
+            waiting = client.submit("wait")
+            assert b"wait" in peer.recv(1000)
+            client.close()
+            with pytest.raises(ConnectionLost):
+                waiting.result(PATIENCE)
+            # The cancellation, and then the end; a reset would raise.
+            assert b"cancelRequest" in peer.recv(1000)
+            assert peer.recv(1000) == b""
 
 
 def test_closing_fails_what_waits(client: RPCClient, gate: Gate) -> None:
@@ -895,6 +932,26 @@ def test_ctrl_c_ends_a_waiting_call(tmp_path: Path, served: Served, gate: Gate) 
     output, _ = waiting.communicate(timeout=PATIENCE)
     assert (waiting.returncode, output) == (0, "interrupted 3\n")
     assert gate.is_open.wait(PATIENCE)
+
+
+def test_ctrl_c_while_the_reactor_is_woken_leaves_the_client_of_use(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reactor = reactor_thread().reactor
+    wake = reactor.callFromThread
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(*args: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        wake(*args)
+
+    client = RPCClient(served.host, served.port)
+    monkeypatch.setattr(reactor, "callFromThread", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.submit("add", 1, 2)
+    assert client.submit("add", 1, 2).result(PATIENCE) == 3
+    client.close()
 
 
 def test_importing_and_using_it_leaves_the_process_as_it_was(run_script: RunScript) -> None:

@@ -24,6 +24,7 @@ from kn_sock import (
     in_reactor,
     in_thread,
 )
+from kn_sock.connection import DeferredCallCancelled
 from kn_sock.testing import ManualExecutor, MemoryNetwork, Pair, connected_pair
 
 
@@ -668,6 +669,45 @@ def test_loss_fails_every_call_in_order_and_says_which_was_written(
     pair.client.call("deferred").addErrback(note, 3)
     pair.wire.lose(ConnectionResetError("cut"))
     assert failed == [(0, True), (1, True), (2, True), (3, False)]
+
+
+def test_a_call_that_ends_may_cancel_those_that_end_with_it(
+    make_pair: MakePair, waits: Waits
+) -> None:
+    pair = make_pair({"wait": in_reactor(waits.deferred)})
+    calls = [pair.client.call("wait") for _ in range(4)]
+    outcomes: list[Any] = []
+
+    def cancel_two(failure: Failure) -> None:
+        outcomes.append(failure.type)
+        calls[1].cancel()
+        calls[2].cancel()
+
+    calls[0].addErrback(cancel_two)
+    for call in calls[1:]:
+        call.addErrback(lambda failure: outcomes.append(failure.type))
+    pair.pump()
+    pair.wire.lose(ConnectionError("cut"))
+    assert outcomes == [
+        ConnectionLost,
+        DeferredCallCancelled,
+        DeferredCallCancelled,
+        ConnectionLost,
+    ]
+
+
+def test_a_call_may_cancel_another_whose_reply_was_read_with_its_own(
+    make_pair: MakePair, waits: Waits
+) -> None:
+    """One array for several calls is more than section 6 has, and yet what peers may send."""
+    pair = make_pair({"wait": in_reactor(waits.deferred)})
+    calls = [pair.client.call("wait") for _ in range(3)]
+    pair.pump()
+    calls[0].addCallback(lambda _: calls[1].cancel())
+    replies = ",".join(f'{{"jsonrpc":"2.0","id":{number},"result":0}}' for number in (1, 2, 3))
+    pair.wire.protocol.dataReceived(f"[{replies}]\n".encode())
+    assert isinstance(failure_of(calls[1]), CallCancelled)
+    assert value_of(calls[2]) == 0
 
 
 def test_replies_that_were_read_before_the_loss_are_not_lost(make_pair: MakePair) -> None:

@@ -459,3 +459,26 @@ def test_accounts(script: Start) -> None:
         "stranger: -32002",
         "stranger: the credentials were not accepted",
     ]
+
+
+@runs("tracing.py")
+def test_tracing(script: Start) -> None:
+    said = script("tracing.py").ended().splitlines()
+    spans = [re.fullmatch(r"trace (\w{8}) span (\w{8}): (.+), [\d.]+ ms", line) for line in said]
+    found = [span for span in spans if span is not None]
+    assert [span[3] for span in found] == [
+        "client serves which_side: ok",
+        "server calls which_side: ok",
+        "server serves order: ok",
+        "client calls order: ok",
+        "client serves which_side: raised KeyError",
+        "server calls which_side: raised RemoteKeyError",
+        "server serves order: raised RemoteKeyError",
+        "client calls order: raised RemoteKeyError",
+    ]
+    # One trace for each call of the client's, and a span of its own for each line.
+    assert len({span[1] for span in found[:4]}) == 1
+    assert len({span[1] for span in found}) == 2
+    assert len({span[2] for span in found}) == 8
+    assert said[4] == "curry with rice"
+    assert said[9] == "the guest does not know: 'stew'"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from kn_sock import CallTimeout, ConnectionLost, in_reactor
+from kn_sock import CallTimeout, ConnectionLost, ErrorCode, in_reactor
 from kn_sock.testing import MemoryNetwork, Pair, connected_pair
 
 
@@ -121,6 +123,22 @@ def test_a_call_that_waited_too_long_was_not_run(pair: Pair, waits: Waits) -> No
     assert "late" not in waits.begun
 
 
+def test_what_was_given_up_while_it_waited_is_not_kept(pair: Pair, waits: Waits) -> None:
+    begin(pair, range(1000))
+    calls, _ = begin(pair, range(1000, 1500))
+    pair.client.notify("hear", "behind")
+    kept = weakref.WeakSet(calls)
+    for call in calls[1:]:
+        call.cancel()
+    del calls, call
+    gc.collect()
+    assert len(kept) < 200
+    waits.end(0)
+    waits.end(1)
+    pair.pump()
+    assert waits.begun[1000:] == [1000, "behind"]
+
+
 def test_a_batch_waits_as_a_whole(pair: Pair, waits: Waits) -> None:
     begin(pair, range(1000))
     batch = pair.client.batch()
@@ -137,6 +155,23 @@ def test_a_batch_waits_as_a_whole(pair: Pair, waits: Waits) -> None:
         waits.end(f"batch {number}")
     pair.pump()
     assert results == [["batch 0", "batch 1", "batch 2"]]
+
+
+def test_a_batch_that_is_refused_fails_although_others_wait_behind_it(
+    network: MemoryNetwork,
+) -> None:
+    """The refusal names no call; it cannot be meant for those that were not sent."""
+    pair = connected_pair({"echo": in_reactor(echo)}, network=network, max_batch=1000)
+    results: list[Any] = []
+    for size in (1001, 2, 1001):
+        batch = pair.client.batch()
+        for number in range(size):
+            batch.call("echo", number)
+        batch.send().addCallback(results.append)
+    pair.pump()
+    assert [len(result) for result in results] == [1001, 2, 1001]
+    assert results[1] == [0, 1]
+    assert {error.code for error in results[0] + results[2]} == {ErrorCode.BATCH_TOO_LARGE}
 
 
 def test_those_that_waited_when_the_connection_was_lost_were_not_run(pair: Pair) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from twisted.cred.checkers import FilePasswordDB, ICredentialsChecker
+from twisted.cred.checkers import ANONYMOUS, FilePasswordDB, ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
@@ -81,6 +81,11 @@ class Logged:
     def lines(self, level: LogLevel | None = None) -> list[str]:
         events = [e for e in self.events if level is None or e["log_level"] is level]
         return [formatEvent(event) for event in events]
+
+    def logins(self) -> list[str]:
+        """Give the lines that tell of logins."""
+        lines = self.lines(LogLevel.info)
+        return [line for line in lines if ": logged in" in line or ": login" in line]
 
     def everything(self) -> str:
         """Give all that an observer could write, failures with their tracebacks."""
@@ -299,7 +304,7 @@ def test_a_login_opens_the_connection(
     assert answer(pair, "who") == identity
     assert answer(pair, "add", 1, 2) == 3
     assert isinstance(answer(pair, "nothing"), MethodNotFound)
-    assert logged.lines(LogLevel.info) == [f"127.0.0.1:50000: logged in as '{identity}'"]
+    assert logged.logins() == [f"127.0.0.1:50000: logged in as '{identity}'"]
 
 
 def test_the_older_dialects_log_in_too(make_raw: MakeRaw) -> None:
@@ -504,6 +509,39 @@ def test_a_few_failures_close_the_connection_each_later_than_the_one_before(
     assert pair.network.factory.failed_logins == 3
 
 
+def test_tries_that_wait_in_line_are_as_few_and_as_late(make_raw: MakeRaw) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    line = {"method": "rpc.login", "params": ["ada", "battery staple"]}
+    assert raw.send(*[line] * 9) == []
+    for tries, delay in enumerate((1, 2, 4), 1):
+        assert len(checker.asked) == tries
+        checker.asked[-1].errback(UnauthorizedLogin())
+        raw.network.reactor.advance(delay - 0.01)
+        raw.network.pump()
+        assert raw.replies() == []
+        raw.network.reactor.advance(0.02)
+        raw.network.pump()
+        assert raw.replies()[:1] == [{"error": "the credentials were not accepted"}]
+    assert raw.peer.is_closed
+    assert len(checker.asked) == 3
+    assert raw.factory.failed_logins == 3
+
+
+def test_tries_that_wait_in_line_are_as_late_where_the_checker_is_quick(make_raw: MakeRaw) -> None:
+    raw = make_raw()
+    raw.send(*[{"method": "rpc.login", "params": ["ada", "battery staple"]}] * 3)
+    for delay in (1, 2, 3.9):
+        assert not raw.peer.is_closed
+        raw.network.reactor.advance(delay)
+        raw.network.pump()
+    assert not raw.peer.is_closed
+    raw.network.reactor.advance(0.2)
+    raw.network.pump()
+    assert raw.peer.is_closed
+    assert raw.replies() == [{"error": "the credentials were not accepted"}] * 3
+
+
 def test_credentials_that_no_checker_takes_are_refused_like_others(make_pair: MakePair) -> None:
     pair = make_pair(portal=portal_for(None, PasswordChecker({"ada": "correct horse"})))
     outcome = Outcome(pair.client.call("rpc.login", "t0ken-of-bob"))
@@ -590,6 +628,57 @@ def test_a_try_that_is_cancelled_and_succeeds_opens_nothing(make_pair: MakePair)
     pair.pump()
     assert realm.logouts == 1
     assert isinstance(answer(pair, "who"), NotAuthenticated)
+
+
+@pytest.mark.parametrize("said", [None, False, True, b"", "", iter([b"ada"]), object()])
+def test_a_checker_that_gives_no_identity_lets_nobody_in(
+    make_raw: MakeRaw, logged_errors: Any, said: Any
+) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    checker.asked[0].callback(said)
+    raw.network.reactor.advance(1)
+    raw.network.pump()
+    (refused,) = raw.replies()
+    assert refused["error"]["message"] == "the credentials were not accepted"
+    (answer,) = raw.send({"jsonrpc": "2.0", "id": 2, "method": "who"})
+    assert answer["error"]["code"] == -32002
+    (line,) = logged_errors.claim()
+    assert "could not be checked (try 1 of 3): TypeError" in line
+
+
+@pytest.mark.parametrize(
+    ("said", "identity"), [(b"ada", "ada"), ("ada", "ada"), (7, "7"), (0, "0"), (ANONYMOUS, "")]
+)
+def test_an_identity_is_text_bytes_a_number_or_nobodys(
+    make_raw: MakeRaw, said: Any, identity: str
+) -> None:
+    checker = FakeChecker()
+    raw = make_raw(portal_for(None, checker))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    checker.asked[0].callback(said)
+    raw.network.pump()
+    (answer,) = raw.replies()
+    assert answer["result"] == {"identity": identity}
+
+
+def test_a_checker_whose_canceller_raises_strands_nothing(
+    make_raw: MakeRaw, logged_errors: Any
+) -> None:
+    class Raises(FakeChecker):
+        def _cancel(self, deferred: Any) -> None:
+            raise ZeroDivisionError
+
+    raw = make_raw(portal_for(None, Raises()))
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "rpc.login", "params": ["ada", "x"]})
+    (server,) = raw.factory.connections
+    closed = server.when_closed()
+    raw.wire.loseConnection()
+    raw.network.pump()
+    assert closed.called
+    assert raw.factory.drain().called
+    assert {*logged_errors.claim()} == {"cancelling a login raised"}
 
 
 def test_a_login_whose_answer_nobody_gets_is_none(make_pair: MakePair) -> None:
@@ -731,7 +820,7 @@ def test_a_peer_that_goes_away_during_its_login_logs_nobody_in(
     pair.wire.lose(ConnectionResetError("cut"))
     assert checker.cancelled == 1
     assert realm.minds == []
-    assert logged.lines(LogLevel.info) == ["127.0.0.1:50000: login as 'ada' given up (try 1 of 3)"]
+    assert logged.logins() == ["127.0.0.1:50000: login as 'ada' given up (try 1 of 3)"]
 
 
 def test_an_avatar_that_comes_too_late_is_logged_out(make_pair: MakePair) -> None:

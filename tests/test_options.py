@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -77,6 +77,19 @@ def test_refuses_a_framing_that_is_none_and_says_which_there_are(value: Any) -> 
     assert str(caught.value).endswith(repr(value))
 
 
+@pytest.mark.parametrize("name", ["expose_errors", "share_tracebacks"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_switch_is_true_or_false(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be True or False, not {value!r}"):
+        ServerOptions(**{name: value})
+
+
+@pytest.mark.parametrize("value", [4, "threads", ThreadPoolExecutor, ProcessPoolExecutor(1)])
+def test_refuses_an_executor_that_has_no_threads(value: Any) -> None:
+    with pytest.raises(TypeError, match="executor must be an Executor that has threads, not"):
+        ServerOptions(executor=value)
+
+
 def test_takes_an_executor() -> None:
     with ThreadPoolExecutor(1) as executor:
         assert ServerOptions(executor=executor).executor is executor
@@ -98,9 +111,22 @@ def test_an_unknown_option_is_named() -> None:
 
 
 def test_every_option_that_a_command_line_can_set_is_explained() -> None:
+    without_text = {"executor", "interceptors", "callback_interceptors"}
+    # These have flags of their own.
+    with_own_flags = {"access_log", "metrics", "stats"}
     for field in dataclasses.fields(ServerOptions):
-        if field.name != "executor":
+        if field.name not in without_text | with_own_flags:
             assert field.metadata["help"]
+
+
+@pytest.mark.parametrize("name", ["interceptors", "callback_interceptors"])
+@pytest.mark.parametrize("wrong", [print, "print", None, [print, 3], {print}])
+def test_interceptors_are_a_list_of_functions(name: str, wrong: Any) -> None:
+    given: dict[str, Any] = {name: wrong}
+    with pytest.raises(TypeError, match=name):
+        ServerOptions(**given)
+    allowed: dict[str, Any] = {name: [print]}
+    assert getattr(ServerOptions(**allowed), name) == [print]
 
 
 def test_counts_and_seconds_are_checked_by_name() -> None:

@@ -13,7 +13,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Factory, Protocol
 
-from kn_sock import ConnectionLost, RPCServerFactory, connect, in_reactor
+from kn_sock import ConnectionLost, RPCError, RPCServerFactory, connect, in_reactor
 from kn_sock._watches import StallWatch
 from kn_sock.testing import MemoryNetwork, MemoryReactor, MemoryTransport, connected_pair
 
@@ -207,6 +207,37 @@ def test_a_connection_over_which_the_server_waits_for_a_reply_is_not_idle(
     calling.addErrback(lambda failure: failure.trap(ConnectionLost))
 
 
+def test_a_reply_that_is_read_slowly_is_not_cut_off(network: MemoryNetwork) -> None:
+    listen(network, {"echo": echo}, idle_timeout=10.0, send_timeout=60.0)
+    client = join(network)
+    server: MemoryTransport = client.transport.peer
+    client.transport.write(call(1, "echo", "x" * 1_000_000))
+    client.transport.deliver()
+    network.reactor.advance(0)
+    server.chunk_bytes = 100_000
+    while server.unsent_bytes:
+        assert server.deliver()
+        network.reactor.advance(9.0)
+    network.pump()
+    assert len(client.replies[0]["result"]) == 1_000_000
+    assert client.lost is None
+    network.reactor.advance(10.0)
+    network.pump()
+    assert client.lost is not None
+
+
+def test_a_peer_that_takes_nothing_of_a_short_reply_is_silent(network: MemoryNetwork) -> None:
+    listen(network, {"echo": echo}, idle_timeout=10.0)
+    client = join(network)
+    client.transport.peer.is_held = True
+    client.transport.write(call(1, "echo", "x"))
+    network.pump()
+    for _ in range(3):
+        network.reactor.advance(10.0)
+        network.pump()
+    assert isinstance(client.lost, ConnectionAborted)
+
+
 def test_no_idle_timer_runs_unless_asked(network: MemoryNetwork) -> None:
     listen(network, {"echo": echo})
     join(network)
@@ -285,8 +316,9 @@ def test_a_peer_that_reads_again_is_watched_anew() -> None:
     assert clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
 def test_what_waits_for_a_peer_that_does_not_read_is_bounded(
-    network: MemoryNetwork, waiting: list[Deferred[Any]]
+    network: MemoryNetwork, waiting: list[Deferred[Any]], fails: bool
 ) -> None:
     """The calls were under way when it stopped: replies are dropped, and it is told."""
 
@@ -303,14 +335,18 @@ def test_what_waits_for_a_peer_that_does_not_read_is_bounded(
     network.pump()
     server = stop_reading(client)
     for one in waiting:
-        one.callback("x" * 90_000)
+        if fails:
+            one.errback(RPCError(1, "no", "x" * 90_000))
+        else:
+            one.callback("x" * 90_000)
     network.pump()
     assert most < server.unsent_bytes + 100_000 < most + 400 * 300 + 200_000
     client.transport.resumeProducing()
     network.pump()
     replies = client.replies
     assert sorted(reply["id"] for reply in replies) == list(range(400))
-    dropped = [reply["error"] for reply in replies if "error" in reply]
+    errors = [reply["error"] for reply in replies if "error" in reply]
+    dropped = [error for error in errors if error["code"] != 1]
     assert 380 < len(dropped) < 400
     assert {error["code"] for error in dropped} == {-32008}
     assert dropped[0]["message"] == (

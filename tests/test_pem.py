@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.cred.portal import Portal
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface import implementer
@@ -231,8 +232,13 @@ async def test_several_cas_may_sign_for_clients(make_service: MakeService, files
 
 async def closed(connecting: Any) -> None:
     """Expect that no call gets through: TLS 1.3 tells a client of it after its own handshake."""
-    with pytest.raises((ConnectFailed, ConnectionLost)):
-        await (await connecting).call("subject")
+    try:
+        connection = await connecting
+    except ConnectFailed:
+        return
+    with pytest.raises(ConnectionLost):
+        await connection.call("subject")
+    await connection.close()
 
 
 @pytest.mark.parametrize("name", [None, "eve"])
@@ -354,6 +360,17 @@ async def test_scripts_have_mutual_tls_too(files: Path) -> None:
 # --- what is wrong with the files -----------------------------------------------------------------
 
 
+def test_a_system_that_does_not_let_tls_be_set_up_is_not_the_keys_fault(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError("cannot allocate write+execute memory")
+
+    monkeypatch.setattr(CertificateOptions, "getContext", fail)
+    with pytest.raises(ValueError, match=r"^tls_cert: TLS cannot be set up: MemoryError: .*write"):
+        RPCServerFactory({}, tls_cert=files / "server.crt", tls_key=files / "server.key")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -404,7 +421,10 @@ def test_without_pyopenssl_it_is_said_what_to_install(
         RPCServerFactory(FUNCS, tls_cert=files / "server.crt", tls_key=files / "server.key")
 
 
-def test_tls_is_not_put_around_tls(files: Path) -> None:
-    endpoint = f"ssl:0:privateKey={files}/both.pem:certKey={files}/both.pem"
+@pytest.mark.parametrize(
+    "description", ["ssl:0:privateKey={0}/both.pem:certKey={0}/both.pem", "tls:{0}:0"]
+)
+def test_tls_is_not_put_around_tls(files: Path, description: str) -> None:
+    endpoint = description.format(files)
     with pytest.raises(ValueError, match="has TLS of its own"):
         RPCServerService(endpoint, FUNCS, tls_cert=files / "both.pem")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LogLevel,
+    formatEvent,
+    globalLogPublisher,
+)
 from zope.interface import implementer
 
 from kn_sock import (
@@ -478,6 +485,52 @@ def test_inline_calls_in_the_kn_sock_dialect_do_not_recurse(make_server: MakeSer
     assert server.replies() == [{"result": 0}] + [{"result": 3}] * 3000
 
 
+@pytest.mark.parametrize("dialect", ["kn-sock", "2.0"])
+def test_coroutines_that_waited_and_end_at_once_do_not_recurse(
+    make_server: MakeServer, dialect: str
+) -> None:
+    waiting: Deferred[int] = Deferred()
+
+    async def add_soon(a: int, b: int) -> int:
+        return a + b
+
+    funcs = {"wait": in_reactor(lambda: waiting), "add": add_soon}
+    if dialect == "kn-sock":
+        server = make_server(funcs, max_pending=5000)
+        wait = b'{"method": "wait", "params": [], "kwargs": {}}\n'
+        line = b'{"method": "add", "params": [1, 2], "kwargs": {}}\n'
+    else:
+        server = make_server(funcs, max_pending=1)
+        wait, line = request(0, "wait", []), request(1)
+    server.send(wait + line * 3000)
+    waiting.callback(0)
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == [0] + [3] * 3000
+
+
+def test_a_drain_does_not_cut_off_a_call_that_ends_the_last_one_under_way(
+    make_server: MakeServer,
+) -> None:
+    waiting: list[Deferred[str]] = []
+
+    @in_reactor
+    def wait() -> Deferred[str]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    @in_reactor
+    def release() -> str:
+        waiting[1].callback("second")
+        return "released"
+
+    server = make_server({"wait": wait, "release": release}, max_pending=2)
+    server.send(request(1, "wait", []) + request(2, "wait", []) + request(3, "release", []))
+    server.factory.drain()
+    waiting[0].callback("first")
+    server.network.pump()
+    assert [reply["result"] for reply in server.replies()] == ["first", "second", "released"]
+
+
 def test_cancellations_are_heard_when_the_most_calls_are_under_way(
     make_server: MakeServer,
 ) -> None:
@@ -843,6 +896,38 @@ def test_a_notification_whose_error_has_no_text_does_no_harm(make_server: MakeSe
 # --- the calling end against a peer that speaks bytes ---------------------------------------------
 
 
+@pytest.mark.parametrize("text", [r"\ud800 there", r"\u001b[2J\r\nthere"])
+def test_what_a_peer_sends_does_the_log_no_harm(
+    make_server: MakeServer, tmp_path: Path, logged_errors: Any, text: str
+) -> None:
+    """Half a surrogate pair has no form in UTF-8: an observer that raises loses the line."""
+
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    def notification(method: str, params: str) -> bytes:
+        return f'{{"jsonrpc": "2.0", "method": "{method}", "params": {params}}}\n'.encode()
+
+    path = tmp_path / "log"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        observer = FileLogObserver(file, lambda event: formatEvent(event) + "\n")
+        globalLogPublisher.addObserver(observer)
+        server = make_server({"fail": fail})
+        server.send(notification(text, "[]"))
+        server.send(notification("fail", f'{{"text": "", "{text}": 1}}'))
+        hiding = make_server({"fail": fail}, expose_errors=False)
+        for each in (server, hiding):
+            each.send(request(1, "fail", [json.loads(f'"{text}"')]))
+        globalLogPublisher.removeObserver(observer)
+    (hidden,) = logged_errors.claim()
+    assert "ValueError" in hidden
+    logged = path.read_text("utf-8")
+    assert "not found" in logged.splitlines()[0]
+    assert "unexpected" in logged
+    assert logged.count("raised ValueError") == 2
+    assert "reference" in logged
+
+
 class Caller:
     """A client in memory, and the server that it calls, which speaks bytes."""
 
@@ -963,3 +1048,17 @@ def test_both_ends_may_read_documents(network: MemoryNetwork) -> None:
     calling = [pair.client.call("add", n, 1) for n in range(5)]
     pair.pump()
     assert [each.result for each in calling] == [1, 2, 3, 4, 5]
+
+
+def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(make_server: MakeServer) -> None:
+    class OddError(RPCError):
+        def __str__(self) -> str:
+            raise ValueError("not to be said")
+
+    def odd() -> None:
+        raise OddError(7, "odd")
+
+    server = make_server({"odd": odd, "add": add})
+    first, second = server.send(request(1, "odd", []) + request(2))
+    assert first["error"] == {"code": 7, "message": "OddError"}
+    assert second["result"] == 3

@@ -259,6 +259,29 @@ def test_only_a_connection_that_is_prepared_resets_the_back_off(
     assert policy.asked == [1, 2, 3, 4, 1]
 
 
+@pytest.mark.parametrize("pause", [-1.0, float("nan"), None, "1", ZeroDivisionError()])
+def test_a_policy_that_fails_does_not_end_the_attempts(
+    network: MemoryNetwork, make_service: MakeService, pause: Any, logged_errors: Any
+) -> None:
+    def policy(attempts: int) -> Any:
+        if isinstance(pause, Exception):
+            raise pause
+        return pause
+
+    called = Outcome(make_service(retry_policy=policy).call("note", 1))
+    Server().listen(network)
+    for _ in range(2):
+        wait_for_retry(network)
+    assert called.value == 1
+    assert logged_errors.claim() == ["retry_policy failed; the pause is that without one"]
+
+
+def test_a_policy_that_is_no_function_is_refused(network: MemoryNetwork) -> None:
+    policy: Any = 5
+    with pytest.raises(TypeError, match="retry_policy must be a function, not 5"):
+        RPCClientService(network, reactor=network.reactor, retry_policy=policy)
+
+
 # --- what prepares a connection -------------------------------------------------------------------
 
 
@@ -657,6 +680,27 @@ def test_what_was_not_written_goes_out_over_the_next_connection_in_order(
     assert server.ran == ["written", 0, 1, 2, 3, 4, 5]
 
 
+def test_what_is_called_while_a_connection_is_given_up_goes_out_over_the_next(
+    network: MemoryNetwork,
+    client: RPCClientService,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = network.wires[-1]
+    # As of a socket: the loss is told in the next turn.
+    monkeypatch.setattr(
+        wire, "abortConnection", lambda: network.reactor.callLater(0, wire.lose, ConnectionError())
+    )
+    later: list[Outcome] = []
+    client.call("wait", 1).addCallback(lambda _: later.append(Outcome(client.call("note", 2))))
+    network.pump()
+    never_made = b'{"jsonrpc":"2.0","id":99,"result":0}'
+    wire.protocol.dataReceived(b'{"jsonrpc":"2.0","id":1,"result":0}\n' + never_made + b"\n")
+    network.pump()
+    wait_for_retry(network)
+    assert [outcome.value for outcome in later] == [2]
+
+
 def test_the_callers_of_failed_calls_stand_behind_what_waits(
     network: MemoryNetwork, make_service: MakeService, server: Server
 ) -> None:
@@ -859,6 +903,18 @@ def test_the_deadline_of_a_second_try_is_that_of_the_first(
     network.reactor.advance(0.2)
     assert isinstance(called.value, CallTimeout)
     assert called.value.maybe_executed is True
+
+
+def test_a_call_that_waited_in_vain_may_cancel_those_that_waited_with_it(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    service = make_service()
+    calls = [service.call("note", number) for number in range(3)]
+    calls[0].addErrback(lambda _: calls[1].cancel())
+    outcomes = [Outcome(call) for call in calls]
+    service.stopService()
+    assert isinstance(outcomes[1].value, CancelledError)
+    assert isinstance(outcomes[2].value, ConnectionLost)
 
 
 @pytest.mark.parametrize("ends_by", ["its deadline", "stopping"])

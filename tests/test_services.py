@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
@@ -116,6 +116,37 @@ def test_a_call_that_waits_too_long_says_that_it_was_not_sent(
     assert isinstance(notified.value, CallTimeout)
 
 
+def test_a_notification_waits_for_the_time_of_its_own(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    service = make_service(timeout=None)
+    quick = service.with_options(timeout=2)
+    batch = quick.batch()
+    batch.notify("tell", 1)
+    outcomes = [Outcome(quick.notify("tell", 1)), Outcome(batch.send())]
+    network.reactor.advance(1.9)
+    assert not any(outcome.is_there for outcome in outcomes)
+    network.reactor.advance(0.2)
+    for outcome in outcomes:
+        assert isinstance(outcome.value, CallTimeout)
+        assert str(outcome.value) == "no connection within 2 s"
+
+
+def test_a_notification_that_waits_can_be_cancelled(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    told: list[int] = []
+    service = make_service()
+    notifying = [service.notify("tell", number) for number in range(2)]
+    outcomes = [Outcome(each) for each in notifying]
+    notifying[0].cancel()
+    assert isinstance(outcomes[0].value, CancelledError)
+    listen(network, {"tell": told.append})
+    network.reactor.advance(1)
+    network.pump()
+    assert told == [1]
+
+
 def test_a_lost_connection_comes_back_and_written_calls_are_not_sent_again(
     network: MemoryNetwork, make_service: MakeService
 ) -> None:
@@ -220,6 +251,22 @@ def test_closing_a_service_stops_it(network: MemoryNetwork, make_service: MakeSe
     network.pump()
     assert all(outcome.is_there for outcome in closed)
     assert not service.running
+    assert isinstance(Outcome(service.call("add", 1, 2)).value, ConnectionLost)
+
+
+def test_closing_what_has_other_options_stops_the_service(
+    network: MemoryNetwork, make_service: MakeService
+) -> None:
+    listen(network, {"add": add})
+    service = make_service()
+    network.pump()
+    closed = Outcome(service.with_options(timeout=3).close())
+    network.pump()
+    assert closed.is_there
+    network.reactor.advance(1)
+    network.pump()
+    assert not service.running
+    assert len(network.wires) == 1
     assert isinstance(Outcome(service.call("add", 1, 2)).value, ConnectionLost)
 
 

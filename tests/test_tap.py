@@ -18,9 +18,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactor
 from twisted.python import usage
 
-from kn_sock import ConnectFailed, ConnectionLost, LoginFailed, NotAuthenticated, RPCClient
+from kn_sock import ConnectFailed, ConnectionLost, LoginFailed, NotAuthenticated, RPCClient, tap
 from kn_sock.server import RPCServerService
 from kn_sock.tap import Options, makeService
 
@@ -168,6 +171,39 @@ def test_ports_may_be_repeated_and_be_endpoints(tmp_path: Path) -> None:
     assert [type(each) for each in service] == [RPCServerService] * 2
 
 
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("unix:app.sock", "{here}/app.sock"),
+        ("unix:run/app.sock:mode=600", "{here}/run/app.sock"),
+        ("unix:address=app.sock:mode=600", "{here}/app.sock"),
+        ("unix:mode=600:address=app.sock", "{here}/app.sock"),
+        ("unix:/run/app.sock:mode=600", "/run/app.sock"),
+        ("unix:mode=600:address=/run/app.sock", "/run/app.sock"),
+        ("haproxy:unix:app.sock", "{here}/app.sock"),
+    ],
+)
+def test_a_relative_unix_socket_is_in_the_directory_of_the_command(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, given: str, path: str
+) -> None:
+    here = directory / "a=b:c"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    reactor = MemoryReactor()
+    serverFromString(reactor, tap._from_here(given)).listen(Factory())
+    ((found, *_),) = reactor.unixServers
+    assert found == path.format(here=here)
+
+
+@pytest.mark.parametrize("given", ["tcp:80", "systemd:domain=INET:index=0", "haproxy:tcp:80"])
+def test_other_endpoints_are_taken_as_they_are(given: str) -> None:
+    assert tap._from_here(given) == given
+
+
+def test_a_relative_unix_socket_for_metrics_is_there_too(directory: Path) -> None:
+    assert tap._metrics_endpoint_of("unix:m.sock") == f"unix:address={directory}/m.sock"
+
+
 # --- who may call ---------------------------------------------------------------------------------
 
 
@@ -245,6 +281,8 @@ def certificate(directory: Path) -> Path:
     return path
 
 
+# Twisted's reading of a directory of PEM files asks pyOpenSSL in a way that it deprecates.
+@pytest.mark.filterwarnings("ignore:X509.get_")
 def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
     ports = (
         "--port",
@@ -253,12 +291,22 @@ def test_tls_is_for_tcp_ports_alone(certificate: Path, directory: Path) -> None:
         f"unix:{directory}/socket",
         "--port",
         "tcp:0:interface=127.0.0.1",
+        "--port",
+        "haproxy:tcp:0:interface=127.0.0.1",
+        "--port",
+        f"haproxy:unix:{directory}/other",
     )
     own = ("--port", f"ssl:0:privateKey={certificate}:interface=127.0.0.1")
     service: Any = makeService(
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports, *own)
     )
-    assert [each.factory._around is not None for each in service] == [True, False, True, False]
+    spoken = [each.factory._around is not None for each in service]
+    assert spoken == [True, False, True, True, False, False]
+    own = ("--port", f"tls:{directory}/trusted:0:interface=127.0.0.1")
+    service = makeService(
+        parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[:2], *own)
+    )
+    assert [each.factory._around is not None for each in service] == [True, False]
     with pytest.raises(usage.UsageError, match="--tls-cert is for TCP ports"):
         parsed("--funcs", "served.FUNCS", "--tls-cert", str(certificate), *ports[2:4], *own)
 
@@ -342,6 +390,18 @@ def test_a_module_of_the_current_directory_is_served_until_a_signal(
     code, output = server.end(number)
     assert code in (0, -number)
     assert "Traceback" not in output
+
+
+def test_a_relative_unix_socket_is_not_in_the_directory_that_twistd_changes_to(
+    twistd: RunTwistd, directory: Path
+) -> None:
+    (directory / "run").mkdir()
+    given = ("--port", "unix:app.sock:mode=600", "--funcs", "served.FUNCS")
+    server = twistd("-n", "--rundir=run", "knsock", *given)
+    assert server.line_with(r"serving add, wait on (\S+)")[1] == f"{directory}/app.sock"
+    with RPCClient.from_endpoint("unix:app.sock") as client:
+        assert client.call("add", 1, 2) == 3
+    server.end(signal.SIGINT)
 
 
 def test_a_signal_drains_the_calls_under_way(twistd: RunTwistd) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
 
 from kn_sock import (
     CallTimeout,
@@ -42,6 +43,7 @@ class Wire:
         self._pair = connected_pair(funcs, network=network, **options)
         self.network = network
         self.received: list[Any] = []
+        (self.server,) = self._pair.network.factory.connections
         self._pair.wire.protocol.dataReceived = self._take
 
     def _take(self, data: bytes) -> None:
@@ -171,7 +173,9 @@ def test_a_call_whose_time_has_passed_is_not_run(network: MemoryNetwork, timeout
     assert ran == []
 
 
-@pytest.mark.parametrize("timeout", ["soon", None, True, [1], {"s": 1}])
+@pytest.mark.parametrize(
+    "timeout", ["soon", None, True, [1], {"s": 1}, pytest.param(10**400, id="beyond a double")]
+)
 def test_a_time_that_is_no_number_is_not_ours(network: MemoryNetwork, timeout: Any) -> None:
     wire = Wire(network, {"deadline": lambda: current_call().deadline})
     wire.send(request(1, "deadline", timeout=timeout))
@@ -247,6 +251,58 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
     assert wire.take() == [too_late(1, maybe_executed=True)]
 
 
+def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
+    network: MemoryNetwork,
+) -> None:
+    class Taken(list[bool]):
+        """Looks free until it is asked for, as when a thread takes it in between."""
+
+        def pop(self, *_: Any) -> bool:
+            raise IndexError
+
+    executor = ManualExecutor()
+    wire = Wire(network, {"slow": lambda: 1}, executor=executor)
+    wire.send(request(1, "slow", timeout=1))
+    (call,) = wire.server._serving._running
+    call._stop._claim = Taken([True])
+    wire.advance(1)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert call.cancelled
+
+
+def test_a_thread_that_keeps_a_call_past_its_time_does_not_keep_those_behind_it(
+    network: MemoryNetwork,
+) -> None:
+    executor = ManualExecutor()
+    replies: list[Any] = []
+
+    def slow() -> str:
+        # While this thread is busy, the reactor finds the time to be over.
+        wire.advance(1)
+        replies.extend(wire.take())
+        wire.advance(4)
+        replies.extend(wire.take())
+        return "too late"
+
+    wire = Wire(network, {"slow": slow, "echo": echo}, executor=executor)
+    wire.send({"method": "slow", "params": [], "timeout": 1})
+    wire.send({"method": "echo", "params": [1], "timeout": 1})
+    wire.send({"method": "echo", "params": [2], "timeout": 5})
+    executor.run(1)
+    text = "the time for the call has passed; "
+    assert replies == [
+        {"error": text + "it had been begun"},
+        {"error": text + "it was not run"},
+        {"error": text + "it was not run"},
+    ]
+    wire.advance(0)
+    assert wire.take() == []
+    wire.send({"method": "echo", "params": [3]})
+    executor.run()
+    wire.advance(0)
+    assert wire.take() == [{"result": 3}]
+
+
 def test_a_call_that_was_held_back_too_long_is_not_run(
     network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
 ) -> None:
@@ -294,6 +350,15 @@ def test_no_timer_is_left_when_the_connection_ends(network: MemoryNetwork, wait:
     pair.close()
     assert outcome_of(calling) is not None
     assert network.reactor.getDelayedCalls() == []
+
+
+def test_nothing_is_kept_of_a_call_that_was_refused(network: MemoryNetwork, wait: Any) -> None:
+    wire = Wire(network, {"wait": wait})
+    wire.send(request(1, "wait"))
+    network.factory.drain()
+    wire.send(*(request(number, "wait", timeout=1000) for number in range(2, 9)))
+    assert {reply["error"]["code"] for reply in wire.take()} == {ErrorCode.SERVER_BUSY}
+    assert wire.server._serving._timed == {}
 
 
 # --- what the server says -------------------------------------------------------------------------
@@ -395,6 +460,45 @@ def test_a_call_in_a_method_whose_time_has_passed_is_not_made(network: MemoryNet
     assert str(failures[0]) == ("the time for ask_back, in which this call is made, has passed")
 
 
+@pytest.mark.parametrize("kind", ["coroutine", "deferred", "plain", "list", "raises", "thread"])
+def test_what_outlives_a_method_is_not_bound_by_its_deadline(
+    network: MemoryNetwork, kind: str
+) -> None:
+    asked: list[Any] = []
+
+    async def ask_later(call: Any) -> None:
+        await deferLater(call.reactor, 5)
+        asked.append(await call.connection.call("double", 2))
+
+    def begin() -> None:
+        Deferred.fromCoroutine(ask_later(current_call()))
+
+    async def coroutine() -> None:
+        begin()
+
+    def other() -> Any:
+        begin()
+        if kind == "raises":
+            raise LookupError("after all")
+        return {"deferred": succeed(None), "list": [1]}.get(kind)
+
+    executor = ManualExecutor()
+    pair = connected_pair(
+        {"begin": {"coroutine": coroutine, "thread": other}.get(kind, in_reactor(other))},
+        network=network,
+        executor=executor,
+        call_timeout=1,
+        client={"funcs": {"double": in_reactor(lambda number: number * 2)}},
+    )
+    calling = pair.client.call("begin")
+    pair.pump()
+    executor.run()
+    pair.pump()
+    outcome_of(calling)
+    pair.advance(5)
+    assert asked == [4]
+
+
 def test_a_blocking_client_in_a_method_inherits_the_deadline() -> None:
     """Over sockets: a function in a thread asks a second server, which sees what time is left."""
     done = threading.Event()
@@ -436,3 +540,22 @@ def test_a_traceparent_passes_through(network: MemoryNetwork) -> None:
     wire.send(request(1, "trace", traceparent=trace))
     wire.send(request(2, "trace", traceparent=5), request(3, "trace"))
     assert [reply["result"] for reply in wire.take()] == [trace, None, None]
+
+
+def test_a_method_that_asks_for_the_end_after_its_time_is_heard(
+    network: MemoryNetwork, logged_errors: Any
+) -> None:
+    executor = ManualExecutor()
+    asked: list[BaseException] = []
+
+    def late() -> None:
+        network.reactor.advance(1)
+        raise SystemExit(3)
+
+    wire = Wire(network, {"late": late}, executor=executor, on_exit=asked.append)
+    wire.send(request(1, "late", timeout=1))
+    executor.run()
+    wire.advance(0)
+    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert [type(one) for one in asked] == [SystemExit]
+    assert logged_errors.claim() == ["late raised SystemExit: stopping"]

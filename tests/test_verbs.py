@@ -65,6 +65,11 @@ def test_refuses_a_time_that_is_none(timeout: float) -> None:
         CallOptions(timeout=timeout)
 
 
+def test_refuses_a_time_that_no_clock_can_count() -> None:
+    with pytest.raises(ValueError, match="timeout is too large; None is for no limit"):
+        CallOptions(timeout=10**400)
+
+
 @pytest.mark.parametrize("timeout", ["5", True, [5], 1j])
 def test_refuses_what_is_no_number_of_seconds(timeout: Any) -> None:
     with pytest.raises(TypeError, match="timeout must be a number of seconds, or None"):

@@ -27,7 +27,7 @@ def only_the_author_is_told(logged_errors: Any) -> Iterator[None]:
     """No case makes the server log an error but of a method that returned what JSON cannot say."""
     yield
     assert {
-        error for error in logged_errors.claim() if not error.startswith("not_a_number:")
+        error for error in logged_errors.claim() if not error.startswith("not_a_number from ")
     } == set()
 
 

@@ -1,0 +1,678 @@
+"""Interceptors at the end that serves: what is around a call, and what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from twisted.cred.portal import Portal
+from twisted.internet.defer import CancelledError, Deferred, succeed
+
+from kn_sock import (
+    InvalidParams,
+    MethodNotFound,
+    NotAuthenticated,
+    RemoteError,
+    RPCError,
+    RPCServerFactory,
+    ServedCall,
+    current_call,
+    in_reactor,
+)
+from kn_sock.auth import MethodsRealm, PasswordChecker
+from kn_sock.testing import ManualExecutor, MemoryNetwork, MemoryReactor, Pair, connected_pair
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def fails() -> None:
+    raise ValueError("no luck")
+
+
+FUNCS = {"add": add, "fails": fails}
+
+
+def outcome_of(deferred: Deferred[Any]) -> Any:
+    outcome: list[Any] = []
+    deferred.addBoth(lambda result: outcome.append(getattr(result, "value", result)))
+    return outcome[0] if outcome else None
+
+
+def called(pair: Pair, method: str, *args: Any, **kwargs: Any) -> Any:
+    deferred = pair.client.call(method, *args, **kwargs)
+    pair.pump()
+    return outcome_of(deferred)
+
+
+class Raw:
+    """Speaks to a server in lines of its own."""
+
+    def __init__(self, network: MemoryNetwork, funcs: Any, **options: Any) -> None:
+        self.pair = connected_pair(funcs, network=network, **options)
+        self.lines: list[Any] = []
+        self.pair.wire.protocol.dataReceived = self._take
+
+    def _take(self, data: bytes) -> None:
+        self.lines += [json.loads(line) for line in data.splitlines()]
+
+    def send(self, *messages: Any) -> list[Any]:
+        for message in messages:
+            self.pair.wire.write(json.dumps(message).encode() + b"\n")
+        self.pair.pump()
+        lines, self.lines = self.lines, []
+        return lines
+
+
+# --- the shape ------------------------------------------------------------------------------------
+
+
+def test_the_first_is_outermost(network: MemoryNetwork) -> None:
+    seen: list[str] = []
+
+    def named(name: str) -> Any:
+        async def interceptor(call: ServedCall, proceed: Any) -> Any:
+            seen.append(f"before {name}")
+            result = await proceed()
+            seen.append(f"after {name}")
+            return result
+
+        return interceptor
+
+    def measured(a: int, b: int) -> int:
+        seen.append("the call")
+        return a + b
+
+    interceptors = [named("first"), named("second")]
+    pair = connected_pair({"add": measured}, network=network, interceptors=interceptors)
+    assert called(pair, "add", 1, 2) == 3
+    assert seen == ["before first", "before second", "the call", "after second", "after first"]
+
+
+async def as_coroutine(call: ServedCall, proceed: Any) -> Any:
+    return await proceed()
+
+
+def as_deferred(call: ServedCall, proceed: Any) -> Deferred[Any]:
+    result: Deferred[Any] = proceed()
+    return result
+
+
+class Awaitable:
+    def __init__(self, deferred: Deferred[Any]) -> None:
+        self._deferred = deferred
+
+    def __await__(self) -> Any:
+        return self._deferred.__await__()
+
+
+def as_awaitable(call: ServedCall, proceed: Any) -> Any:
+    return Awaitable(proceed())
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, call: ServedCall, proceed: Any) -> Deferred[Any]:
+        self.count += 1
+        result: Deferred[Any] = proceed()
+        return result
+
+
+@pytest.mark.parametrize("interceptor", [as_coroutine, as_deferred, as_awaitable, Counting()])
+def test_it_may_be_any_function(network: MemoryNetwork, interceptor: Any) -> None:
+    pair = connected_pair(FUNCS, network=network, interceptors=[interceptor])
+    assert called(pair, "add", 1, 2) == 3
+    assert isinstance(called(pair, "fails"), ValueError)
+
+
+def test_it_may_give_a_result_of_its_own(network: MemoryNetwork) -> None:
+    def answers(call: ServedCall, proceed: Any) -> str:
+        return f"{call.method} was not run"
+
+    async def doubles(call: ServedCall, proceed: Any) -> Any:
+        return 2 * await proceed()
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[doubles, answers])
+    assert called(pair, "fails") == "fails was not run" * 2
+
+
+def test_it_may_refuse(network: MemoryNetwork) -> None:
+    async def refuses(call: ServedCall, proceed: Any) -> Any:
+        raise RPCError(429, "slow down", {"seconds": 3})
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[refuses])
+    error = called(pair, "add", 1, 2)
+    assert (error.code, str(error), error.data) == (429, "slow down", {"seconds": 3})
+
+
+def test_what_it_raises_by_mistake_is_told_like_what_a_function_raises(
+    network: MemoryNetwork,
+) -> None:
+    def mistaken(call: ServedCall, proceed: Any) -> Any:
+        raise KeyError("oops")
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[mistaken])
+    error = called(pair, "add", 1, 2)
+    assert isinstance(error, RemoteError)
+    assert error.type_name == "KeyError"
+
+
+def test_it_may_try_again(network: MemoryNetwork) -> None:
+    tries: list[int] = []
+
+    def flaky() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("not yet")
+        return len(tries)
+
+    async def tries_again(call: ServedCall, proceed: Any) -> Any:
+        while True:
+            try:
+                return await proceed()
+            except OSError:
+                pass
+
+    pair = connected_pair({"flaky": flaky}, network=network, interceptors=[tries_again])
+    assert called(pair, "flaky") == 3
+
+
+# --- what it sees ---------------------------------------------------------------------------------
+
+
+def test_it_has_the_call_and_its_arguments(network: MemoryNetwork) -> None:
+    seen: list[Any] = []
+
+    async def looks(call: ServedCall, proceed: Any) -> Any:
+        assert current_call() is call
+        seen.append((call.method, list(call.args), dict(call.kwargs), call.is_notification))
+        result = await proceed()
+        assert current_call() is call
+        return result
+
+    raw = Raw(network, FUNCS, interceptors=[looks])
+    request = {"jsonrpc": "2.0", "id": 1, "method": "add"}
+    assert raw.send({**request, "params": [1, 2]})[0]["result"] == 3
+    assert raw.send({**request, "params": {"a": 1, "b": 2}})[0]["result"] == 3
+    assert raw.send({**request, "params": [1], "kwargs": {"b": 2}})[0]["result"] == 3
+    assert raw.send({"jsonrpc": "2.0", "method": "add", "params": [1, 2]}) == []
+    assert [each[0] for each in seen] == ["add"] * 4
+    assert seen[0][1:] == ([1, 2], {}, False)
+    # As the function gets them: what was named and has a place comes by position.
+    assert seen[1][1:] == ([1, 2], {}, False)
+    assert seen[2][1:] == ([1, 2], {}, False)
+    assert seen[3][1:] == ([1, 2], {}, True)
+
+
+def test_the_trace_and_the_deadline_reach_it(network: MemoryNetwork) -> None:
+    seen: list[Any] = []
+
+    async def looks(call: ServedCall, proceed: Any) -> Any:
+        seen.append((call.traceparent, call.remaining, call.peer_text))
+        return await proceed()
+
+    raw = Raw(network, FUNCS, interceptors=[looks])
+    traced = {"traceparent": "00-1-2-01", "timeout": 2.5}
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2], **traced})
+    assert seen == [("00-1-2-01", 2.5, "127.0.0.1:50000")]
+
+
+def test_the_arguments_are_those_that_the_function_gets_and_may_be_changed(
+    network: MemoryNetwork,
+) -> None:
+    def later(when: Decimal, *, by: int = 0) -> Any:
+        return [str(when), by]
+
+    seen: list[Any] = []
+
+    async def changes(call: ServedCall, proceed: Any) -> Any:
+        seen.append(list(call.args))
+        call.kwargs = {"by": 7}
+        return await proceed()
+
+    pair = connected_pair({"later": later}, network=network, interceptors=[changes])
+    assert called(pair, "later", "1.50") == ["1.50", 7]
+    assert seen == [[Decimal("1.50")]]
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kind", "given"),
+    [
+        ("nope", (1,), MethodNotFound, [1]),
+        ("add", (1,), InvalidParams, [1]),
+        ("add", ("1", 2), InvalidParams, ["1", 2]),
+    ],
+)
+def test_what_cannot_be_called_passes_through_it(
+    network: MemoryNetwork, method: str, args: Any, kind: type[RPCError], given: Any
+) -> None:
+    seen: list[Any] = []
+
+    async def watches(call: ServedCall, proceed: Any) -> Any:
+        try:
+            return await proceed()
+        except RPCError as problem:
+            seen.append((type(problem), call.method, call.args))
+            raise
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[watches])
+    assert isinstance(called(pair, method, *args), kind)
+    assert seen == [(kind, method, given)]
+
+
+def test_named_arguments_that_do_not_fit_are_there_as_they_came(network: MemoryNetwork) -> None:
+    seen: list[Any] = []
+
+    def watches(call: ServedCall, proceed: Any) -> Any:
+        seen.append((list(call.args), dict(call.kwargs)))
+        return proceed()
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[watches])
+    called(pair, "add", c=1)
+    called(pair, "nope", 1, c=2)
+    assert seen == [([], {"c": 1}), ([1], {"c": 2})]
+
+
+def test_the_server_s_own_methods_pass_through_it_and_a_cancellation_does_not(
+    network: MemoryNetwork,
+) -> None:
+    seen: list[str] = []
+
+    def watches(call: ServedCall, proceed: Any) -> Any:
+        seen.append(call.method)
+        return proceed()
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[watches])
+    assert called(pair, "rpc.ping") == "pong"
+    pair.client.notify("$/cancelRequest", id=99)
+    pair.pump()
+    assert seen == ["rpc.ping"]
+
+
+def test_batch_members_and_notifications_pass_through_it_one_by_one(
+    network: MemoryNetwork,
+) -> None:
+    seen: list[Any] = []
+
+    async def watches(call: ServedCall, proceed: Any) -> Any:
+        seen.append((list(call.args), call.is_notification))
+        if call.args[0] == 2:
+            raise RPCError(7, "not two")
+        return await proceed()
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[watches])
+    batch = pair.client.batch()
+    for first in (1, 2, 3):
+        batch.call("add", first, 0)
+    batch.notify("add", 4, 0)
+    sending = batch.send()
+    pair.pump()
+    one, two, three = outcome_of(sending)
+    assert (one, two.code, three) == (1, 7, 3)
+    assert seen == [([1, 0], False), ([2, 0], False), ([3, 0], False), ([4, 0], True)]
+
+
+def test_calls_without_ids_keep_their_order(network: MemoryNetwork) -> None:
+    gates: list[Deferred[Any]] = []
+
+    async def waits(call: ServedCall, proceed: Any) -> Any:
+        gates.append(Deferred())
+        await gates[-1]
+        return await proceed()
+
+    raw = Raw(network, FUNCS, interceptors=[waits])
+    assert raw.send(*({"method": "add", "params": [each, 0]} for each in range(3))) == []
+    assert len(gates) == 1, "one at a time"
+    for each in range(3):
+        gates[each].callback(None)
+        assert raw.send() == [{"result": each}]
+
+
+@pytest.mark.parametrize("is_intercepted", [False, True])
+@pytest.mark.parametrize("request_id", [{}, {"jsonrpc": "2.0", "id": 1}])
+def test_many_that_waited_are_run_one_after_the_other_and_not_inside_each_other(
+    network: MemoryNetwork, is_intercepted: bool, request_id: dict[str, Any]
+) -> None:
+    gate: Deferred[Any] = Deferred()
+
+    @in_reactor
+    def waits() -> Deferred[Any]:
+        return gate
+
+    @in_reactor
+    def has_ended() -> Deferred[int]:
+        return succeed(1)
+
+    options: dict[str, Any] = {"interceptors": [as_coroutine]} if is_intercepted else {}
+    most = 1000 if not request_id else 1
+    funcs = {"waits": waits, "has_ended": has_ended}
+    raw = Raw(network, funcs, max_pending=most, **options)
+    rest = [{**request_id, "method": "has_ended"}] * 900
+    assert raw.send({**request_id, "method": "waits"}, *rest) == []
+    gate.callback(0)
+    assert [each["result"] for each in raw.send()] == [0, *[1] * 900]
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+setting: contextvars.ContextVar[str] = contextvars.ContextVar("setting", default="unset")
+
+
+@pytest.fixture
+def executor() -> ManualExecutor:
+    return ManualExecutor()
+
+
+def test_it_runs_before_a_thread_is_taken(network: MemoryNetwork, executor: ManualExecutor) -> None:
+    gate: Deferred[Any] = Deferred()
+
+    async def waits(call: ServedCall, proceed: Any) -> Any:
+        await gate
+        return await proceed()
+
+    pair = connected_pair(FUNCS, network=network, executor=executor, interceptors=[waits])
+    calling = pair.client.call("add", 1, 2)
+    pair.pump()
+    assert len(executor) == 0
+    gate.callback(None)
+    assert executor.run() == 1
+    pair.pump()
+    assert outcome_of(calling) == 3
+
+
+def test_what_it_sets_is_there_in_the_thread(
+    network: MemoryNetwork, executor: ManualExecutor
+) -> None:
+    async def sets(call: ServedCall, proceed: Any) -> Any:
+        setting.set(call.method)
+        return await proceed()
+
+    def reads() -> str:
+        return f"{setting.get()} of {current_call().method}"
+
+    pair = connected_pair(
+        {"reads": reads, "here": in_reactor(lambda: setting.get())},
+        network=network,
+        executor=executor,
+        interceptors=[sets],
+    )
+    calling = pair.client.call("reads")
+    pair.pump()
+    executor.run()
+    pair.pump()
+    assert outcome_of(calling) == "reads of reads"
+    assert called(pair, "here") == "here"
+    assert setting.get() == "unset"
+
+
+def test_what_a_function_in_a_thread_raises_or_gives_to_be_awaited_passes_through_it(
+    network: MemoryNetwork, executor: ManualExecutor, logged_errors: Any
+) -> None:
+    async def later() -> str:
+        return "later"
+
+    kinds: list[str] = []
+
+    async def watches(call: ServedCall, proceed: Any) -> Any:
+        try:
+            result = await proceed()
+        except Exception as problem:
+            kinds.append(type(problem).__name__)
+            raise
+        kinds.append(result)
+        return result
+
+    funcs = {"fails": fails, "later": lambda: later(), "wrong": lambda: succeed(3)}
+    pair = connected_pair(funcs, network=network, executor=executor, interceptors=[watches])
+    outcomes = []
+    for name in funcs:
+        calling = pair.client.call(name)
+        pair.pump()
+        executor.run()
+        pair.pump()
+        outcomes.append(outcome_of(calling))
+    assert isinstance(outcomes[0], ValueError)
+    assert outcomes[1] == "later"
+    assert "in_reactor" in str(outcomes[2])
+    assert kinds == ["ValueError", "later", "InternalError"]
+    assert len(logged_errors.claim()) == 1
+
+
+# --- how it ends ----------------------------------------------------------------------------------
+
+
+def test_a_cancellation_ends_what_the_interceptor_waits_for(network: MemoryNetwork) -> None:
+    ended: list[str] = []
+
+    async def waits(call: ServedCall, proceed: Any) -> Any:
+        try:
+            await Deferred()
+        except CancelledError:
+            ended.append(f"cancelled: {call.cancelled}")
+            raise
+
+    raw = Raw(network, FUNCS, interceptors=[waits])
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]})
+    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
+    (reply,) = raw.send(cancel)
+    assert reply["error"]["code"] == -32800
+    assert ended == ["cancelled: True"]
+
+
+def test_a_cancellation_reaches_the_method_through_it(network: MemoryNetwork) -> None:
+    ended: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await Deferred()
+        except CancelledError:
+            ended.append("the method")
+            raise
+
+    async def watches(call: ServedCall, proceed: Any) -> Any:
+        try:
+            return await proceed()
+        finally:
+            ended.append("the interceptor")
+
+    pair = connected_pair({"waits": waits}, network=network, interceptors=[watches, as_deferred])
+    calling = pair.client.call("waits")
+    pair.pump()
+    calling.addErrback(lambda _: None)
+    calling.cancel()
+    pair.pump()
+    assert ended == ["the method", "the interceptor"]
+
+
+def test_an_interceptor_that_goes_on_after_a_cancellation_runs_nothing(
+    network: MemoryNetwork,
+) -> None:
+    ran: list[int] = []
+
+    async def stubborn(call: ServedCall, proceed: Any) -> Any:
+        with contextlib.suppress(CancelledError):
+            await Deferred()
+        return await proceed()
+
+    raw = Raw(network, {"run": lambda: ran.append(1)}, interceptors=[stubborn])
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "run"})
+    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
+    assert raw.send(cancel)[0]["error"]["code"] == -32800
+    assert ran == []
+
+
+def test_a_call_that_waits_for_a_thread_is_taken_back(
+    network: MemoryNetwork, executor: ManualExecutor
+) -> None:
+    raw = Raw(network, FUNCS, executor=executor, interceptors=[as_coroutine])
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "fails"})
+    assert len(executor) == 1
+    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
+    assert raw.send(cancel)[0]["error"]["code"] == -32800
+    executor.run()
+    assert raw.send() == []
+
+
+def test_a_function_that_a_thread_has_is_waited_for(
+    network: MemoryNetwork, executor: ManualExecutor
+) -> None:
+    """As without interceptors: it sees ``cancelled``, and what it returns is sent, and late."""
+    raw: Raw
+
+    def runs() -> bool:
+        cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
+        assert raw.send(cancel) == []
+        return current_call().cancelled
+
+    raw = Raw(network, {"runs": runs}, executor=executor, interceptors=[as_coroutine])
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "runs"})
+    executor.run()
+    assert raw.send() == [{"jsonrpc": "2.0", "id": 1, "result": True}]
+
+
+def test_an_interceptor_may_give_up_a_function_that_a_thread_has(
+    network: MemoryNetwork, executor: ManualExecutor
+) -> None:
+    gone: list[bool] = []
+    raw: Raw
+
+    def runs() -> str:
+        raw.pair.advance(5)
+        gone.append(current_call().cancelled)
+        return "unheard"
+
+    def bounded(call: ServedCall, proceed: Any) -> Any:
+        return proceed().addTimeout(5, call.reactor)
+
+    raw = Raw(network, {"runs": runs}, executor=executor, interceptors=[bounded])
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "runs"})
+    executor.run()
+    (reply,) = raw.send()
+    assert reply["error"]["data"]["type"] == "TimeoutError"
+    assert gone == [True]
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_deadline_ends_the_call_with_its_interceptors(
+    network: MemoryNetwork, executor: ManualExecutor, threads: bool
+) -> None:
+    ended: list[str] = []
+
+    async def waits(call: ServedCall, proceed: Any) -> Any:
+        try:
+            if threads:
+                return await proceed()
+            await Deferred()
+        finally:
+            ended.append("ended")
+
+    raw = Raw(network, FUNCS, executor=executor, interceptors=[waits], call_timeout=3.0)
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]})
+    raw.pair.advance(3)
+    (reply,) = raw.send()
+    assert (reply["error"]["code"], reply["error"]["data"]) == (-32001, {"maybe_executed": False})
+    assert ended == ["ended"]
+    executor.run()
+    assert raw.send() == []
+
+
+def test_a_deadline_says_that_the_method_had_begun(network: MemoryNetwork) -> None:
+    async def waits() -> None:
+        await Deferred()
+
+    raw = Raw(network, {"waits": waits}, interceptors=[as_coroutine], call_timeout=3.0)
+    raw.send({"jsonrpc": "2.0", "id": 1, "method": "waits"})
+    raw.pair.advance(3)
+    assert raw.send()[0]["error"]["data"] == {"maybe_executed": True}
+
+
+def test_calls_of_an_interceptor_inherit_the_deadline(network: MemoryNetwork) -> None:
+    async def asks(call: ServedCall, proceed: Any) -> Any:
+        await call.connection.with_options(propagate_deadline=True).call("who")
+        return await proceed()
+
+    raw = Raw(network, FUNCS, interceptors=[asks])
+    request = {"jsonrpc": "2.0", "id": 7, "method": "add", "params": [1, 2], "timeout": 4.0}
+    (asked,) = raw.send(request)
+    assert (asked["method"], asked["timeout"]) == ("who", 4.0)
+
+
+def test_the_end_of_the_connection_ends_what_is_under_way(network: MemoryNetwork) -> None:
+    ended: list[str] = []
+
+    async def waits(call: ServedCall, proceed: Any) -> Any:
+        try:
+            await Deferred()
+        finally:
+            ended.append("ended")
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[waits])
+    pair.client.call("add", 1, 2).addErrback(lambda _: None)
+    pair.pump()
+    pair.close()
+    assert ended == ["ended"]
+
+
+def test_exit_through_it_stops_the_server(network: MemoryNetwork, logged_errors: Any) -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    pair = connected_pair({"leave": leave}, network=network, interceptors=[as_coroutine])
+    pair.client.call("leave").addErrback(lambda _: None)
+    pair.advance(0)
+    assert network.reactor.is_stopped
+    assert len(logged_errors.claim()) == 1
+
+
+def test_draining_waits_for_what_its_interceptors_hold(network: MemoryNetwork) -> None:
+    gate: Deferred[Any] = Deferred()
+
+    async def waits(call: ServedCall, proceed: Any) -> Any:
+        await gate
+        return await proceed()
+
+    pair = connected_pair(FUNCS, network=network, interceptors=[waits])
+    calling = pair.client.call("add", 1, 2)
+    pair.pump()
+    drained = network.factory.drain()
+    pair.pump()
+    assert not drained.called
+    gate.callback(None)
+    pair.pump()
+    assert outcome_of(calling) == 3
+    assert drained.called
+
+
+def test_without_interceptors_nothing_of_them_is_used() -> None:
+    factory = RPCServerFactory(FUNCS, reactor=MemoryReactor())
+    assert factory._settings.intercepting is None
+    assert factory.options.interceptors == ()
+
+
+# --- where callers have to log in -----------------------------------------------------------------
+
+
+def test_strangers_and_secrets_come_to_no_interceptor(network: MemoryNetwork) -> None:
+    seen: list[str] = []
+
+    async def trace(call: ServedCall, proceed: Any) -> Any:
+        seen.append(call.method)
+        return await proceed()
+
+    portal = Portal(MethodsRealm(), [PasswordChecker({"ada": "secret"})])
+    pair = connected_pair(FUNCS, network=network, portal=portal, interceptors=[trace])
+    error = called(pair, "add", 1, 2)
+    assert isinstance(error, NotAuthenticated)
+    pair.client.notify("add", 1, 2)
+    assert called(pair, "rpc.login", "ada", "secret") == {"identity": "ada"}
+    assert seen == []
+    assert called(pair, "add", 1, 2) == 3
+    assert isinstance(called(pair, "nope"), MethodNotFound)
+    assert seen == ["add", "nope"]
