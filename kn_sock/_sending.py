@@ -90,6 +90,9 @@ def can_half_close(transport: Any) -> bool:
     A protocol that is connected by one of Twisted's client endpoints is wrapped in another, which
     shows only the last of the interfaces that it passes on: IHandshakeListener.
     """
+    if is_tls(transport):
+        # It has its own goodbye, and the protocol is not the transport's.
+        return False
     wrapper = getattr(transport, "protocol", None)
     if type(wrapper).__name__ == "_WrappingProtocol":
         alsoProvides(wrapper, IHalfCloseableProtocol)
