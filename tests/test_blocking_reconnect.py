@@ -114,8 +114,8 @@ def test_a_server_that_is_killed_and_comes_back_is_called_on_by_every_thread(
         answered = [each.result(PATIENCE) for each in working]
     ran = client.call("ran")
     client.close()
-    # Each thread had one call on the way at most. While the first dies, its kernel may take one more
-    # connection, and with it more calls.
+    # Each thread had one call on the way at most. While the first dies, its kernel may take one
+    # more connection, and with it more calls.
     assert threads <= len(lost) <= 2 * threads
     assert all(lost)
     # What was lost was not sent again.

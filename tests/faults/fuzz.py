@@ -1,9 +1,8 @@
 """Random and mutated lines over framing, codec and session: whatever comes, no exception.
 
-``python -m tests.faults.fuzz --lines 1000000`` mutates by chance, and keeps what has an outcome that
-was not seen before. ``--engine atheris`` has the mutations guided by the code that they reach; it
-needs the package ``atheris``. ``--seconds`` ends either earlier. What fails is printed, made as
-short as it can be, and written to a file.
+``python -m tests.faults.fuzz --lines 1000000`` mutates by chance, and keeps what has an outcome
+that was not seen before. ``--seconds`` ends it earlier. What fails is printed, made as short as it
+can be, and written to a file. `tests.faults.fuzz_guided` checks the same.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import sys
 import tempfile
@@ -20,22 +18,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-INSTRUMENTED = [
-    "kn_sock._framing",
-    "kn_sock._documents",
-    "kn_sock._codec",
-    "kn_sock._session",
-    "kn_sock._text",
-    "kn_sock.errors",
-]
-
-if "atheris" in sys.argv:
-    # Before anything of it is imported.
-    import atheris
-
-    with atheris.instrument_imports(include=INSTRUMENTED):
-        import kn_sock._session  # noqa: F401
 
 from msgspec import UNSET
 
@@ -184,7 +166,7 @@ def busy_session(dialect: Dialect) -> Session[int]:
 def check_outcome(session: Session[int], received: Any) -> Any:
     """Check what a line was taken for; return what kind of thing that was."""
     events = received if isinstance(received, list) else [received] if received else []
-    kinds = []
+    kinds: list[Any] = []
     for event in events:
         kind: Any = type(event).__name__
         if isinstance(event, Refusal):
@@ -237,8 +219,10 @@ TOKENS = [
     *b'"id" "id":1 "id":0 "id":null "id":1.50 "id":true "id":"x" "id":[1] "id":{}'.split(),
     *b'"jsonrpc":"2.0" "jsonrpc":"1.0" "jsonrpc":2.0 "method":"f" "method":1 "params":[]'.split(),
     *b'"params":{} "params":null "kwargs":{} "kwargs":[] "result":1 "result":null'.split(),
-    *b'"error":null "error":"x" "error":{"code":-32700,"message":"x"} "error":[] "timeout":1'.split(),
-    *b'"method":"$/cancelRequest","params":{"id":1} "timeout":-1 "timeout":"x"'.split(b" "),
+    *b'"error":null "error":"x" "error":{"code":-32700,"message":"x"} "error":[]'.split(),
+    *b'"method":"$/cancelRequest","params":{"id":1} "timeout":1 "timeout":-1 "timeout":"x"'.split(
+        b" "
+    ),
     *b'"\\ud800" "\\u0000" \\u00e9 \xc3\xa9 "traceparent":"00-0-0-00" GET content-length:'.split(),
     b"[" * 300,
     b'{"a":' * 100,
@@ -354,52 +338,17 @@ def fails_with(data: bytes, kind: type[BaseException]) -> bool:
     return False
 
 
-# --- by what is reached ---------------------------------------------------------------------------
-
-
-def run_guided(lines: int, seconds: float, seed: int) -> None:
-    """Run atheris, which ends the process."""
-    checker = Checker()
-    ends = time.monotonic() + seconds
-    inputs = 0
-
-    def check(data: bytes) -> None:
-        nonlocal inputs
-        inputs += 1
-        try:
-            checker.check(data + b"\n")
-        except BaseException as problem:
-            report(data + b"\n", problem)
-            raise
-        if checker.lines >= lines or time.monotonic() > ends:
-            print(
-                f"guided by coverage, seed {seed}: {checker.lines:,} lines in {inputs:,} inputs, "
-                "no exception",
-                flush=True,
-            )
-            # There is no other way out of it.
-            os._exit(0)
-
-    directory = Path(tempfile.mkdtemp())
-    for number, data in enumerate(seeds()):
-        (directory / str(number)).write_bytes(data)
-    dictionary = directory.with_suffix(".dict")
-    words = ["".join(f"\\x{byte:02x}" for byte in token) for token in TOKENS if len(token) < 60]
-    dictionary.write_text("".join(f'"{word}"\n' for word in words if word))
-    options = [f"-dict={dictionary}", "-max_len=3000", f"-seed={seed}", "-print_final_stats=1"]
-    atheris.Setup([sys.argv[0], *options, str(directory)], check)
-    atheris.Fuzz()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=["chance", "atheris"], default="chance")
+def arguments(text: str | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    if given.engine == "atheris":
-        run_guided(given.lines, given.seconds, given.seed)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments(__doc__)
     before = time.monotonic()
     print(run_by_chance(given.lines, given.seconds, given.seed))
     print(f"{time.monotonic() - before:.0f} s")

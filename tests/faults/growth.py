@@ -15,16 +15,26 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from kn_sock import CallTimeout, RPCClient, in_reactor
 from kn_sock._reactor_thread import reactor_thread
-from tests.faults.peers import HOST, PATIENCE, Peer, Served, call, things_on, wait_until
+from tests.faults.peers import (
+    HOST,
+    PATIENCE,
+    Peer,
+    Served,
+    call,
+    open_sockets,
+    things_on,
+    wait_until,
+)
 
-# What a round may leave, on average: caches that fill. Of 2,000 connections or 10,000 calls that left
-# a single object each it would be ten times as much.
+# What a round may leave, on average: caches that fill. Of 2,000 connections or 10,000 calls that
+# left a single object each it would be ten times as much.
 MOST_BLOCKS = 200
 # Memory that is not given back at once comes and goes; this is for what Python does not count.
 MOST_KIB = 4096
@@ -57,7 +67,7 @@ class Left:
         gc.collect()
         readers, writers, timers = map(len, things_on(reactor_thread()))
         ours = sum(str(type(one).__module__).startswith("kn_sock") for one in gc.get_objects())
-        kib = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+        kib = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
         return cls(
             len(os.listdir("/proc/self/fd")),
             readers,
@@ -158,11 +168,12 @@ def measure(name: str, count: int, rounds: int) -> list[Left]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     load, _ = LOADS[name]
     server = Served(FUNCS, threads=4)
-    settled = len(things_on(reactor_thread())[0])
+    sockets = open_sockets()
     found: list[Left] = []
     for _ in range(rounds + 1):
         load(server.port, count)
-        wait_until(lambda: len(things_on(reactor_thread())[0]) <= settled)
+        # A connection that is half closed is not read any more, and still there.
+        wait_until(lambda: open_sockets() <= sockets)
         found.append(Left.now())
     server.stop()
     return found

@@ -139,8 +139,8 @@ class ScriptedServer:
             script = self._scripts[min(self.accepted, len(self._scripts) - 1)]
             self.accepted += 1
             thread = threading.Thread(target=self._play, args=(script, Peer(sock)), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _play(self, script: Script, peer: Peer) -> None:
         try:
@@ -221,7 +221,10 @@ class ServedService:
         self.is_stopped = threading.Event()
 
     def connections(self) -> list[RPCProtocol]:
-        return self._thread.call(lambda: list(self._service.factory.connections))
+        found: list[RPCProtocol] = self._thread.call(
+            lambda: list(self._service.factory.connections)
+        )
+        return found
 
     def begin_to_stop(self) -> None:
         def stop() -> None:
@@ -392,13 +395,14 @@ def wait_until(condition: Callable[[], bool], thread: ReactorThread | None = Non
 def things_on(thread: ReactorThread) -> tuple[set[Any], set[Any], set[Any]]:
     """Give what a reactor reads, what it writes, and the calls that it is to make."""
     reactor = thread.reactor
-    return thread.call(
+    found: tuple[set[Any], set[Any], set[Any]] = thread.call(
         lambda: (
             set(reactor.getReaders()),
             set(reactor.getWriters()),
             set(reactor.getDelayedCalls()),
         )
     )
+    return found
 
 
 def check_nothing_is_left() -> Iterator[None]:

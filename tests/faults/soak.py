@@ -1,7 +1,7 @@
 """What takes longer than a test may: ``python -m tests.faults.soak``, about two minutes.
 
-Every load of `tests.faults.growth` in full, and `tests.faults.fuzz` by chance and, where atheris is
-installed, guided by coverage; side by side, each in a process of its own.
+Every load of `tests.faults.growth` in full, and `tests.faults.fuzz` by chance and, where atheris
+is installed, guided by coverage; side by side, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def main() -> int:
     parser.add_argument("--lines", type=int, default=1_000_000, help="of each kind, at most")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    fuzz = ["tests.faults.fuzz", "--seconds", str(given.seconds), "--lines", str(given.lines)]
-    fuzz += ["--seed", str(given.seed)]
-    commands = [["tests.faults.growth"], fuzz]
+    bounds = ["--seconds", str(given.seconds), "--lines", str(given.lines)]
+    bounds += ["--seed", str(given.seed)]
+    commands = [["tests.faults.growth"], ["tests.faults.fuzz", *bounds]]
     if importlib.util.find_spec("atheris") is not None:
-        commands.append([*fuzz, "--engine", "atheris"])
+        commands.append(["tests.faults.fuzz_guided", *bounds])
     else:
         print("no fuzzing guided by coverage: there is no atheris here")
     running = [
@@ -45,9 +45,9 @@ def main() -> int:
             process.kill()
             output = process.communicate()[0] + "\nit did not end in its time\n"
         if process.returncode == 0:
-            # Of libFuzzer's thousands of lines only the last.
+            # Not the thousands of lines that libFuzzer prints.
             lines = [line for line in output.splitlines() if not line.startswith(("#", "INFO"))]
-            output = "\n".join(lines[-40:]) + "\n"
+            output = "\n".join(line for line in lines if "NEW_FUNC" not in line) + "\n"
         else:
             failed += 1
         print(f"--- {' '.join(command)}: {process.returncode}\n{output}", end="", flush=True)

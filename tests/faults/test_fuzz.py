@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kn_sock._framing import LineFramer
 from kn_sock._session import Session
 from tests.faults import fuzz
 
@@ -80,7 +81,7 @@ def test_bytes_find_no_exception(data: bytes) -> None:
 
 
 def test_a_wrong_split_is_found(checker: fuzz.Checker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz.LineFramer, "_check", lambda self, lines: lines)
+    monkeypatch.setattr(LineFramer, "_check", lambda self, lines: lines)
     with pytest.raises(AssertionError, match="newlines"):
         checker.check(b"a\r\n\n")
 

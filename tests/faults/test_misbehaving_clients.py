@@ -187,9 +187,13 @@ def test_a_client_that_never_reads_is_given_up(server: Served) -> None:
     peer = join(server.port)
     lines = b"".join(call(number, "echo", "x" * 5000) for number in range(200))
     with pytest.raises(ConnectionError):
-        while True:
-            peer.send(lines)
+        send_for_ever(peer, lines)
     peer.close()
+
+
+def send_for_ever(peer: Peer, data: bytes) -> None:
+    while True:
+        peer.send(data)
 
 
 # --- lines that are none --------------------------------------------------------------------------

@@ -239,6 +239,11 @@ def test_a_method_that_never_ends_holds_up_the_end_no_longer_than_drain_timeout(
     assert 0.5 <= took < PATIENCE
 
 
+def ping_for_ever(client: RPCClient) -> None:
+    while True:
+        client.call("rpc.ping")
+
+
 def test_a_second_sigterm_changes_nothing(run: Callable[..., tuple[Process, int]]) -> None:
     """What is under way still has its time; only that ends it."""
     server, port = run("--drain-timeout", "1")
@@ -247,8 +252,7 @@ def test_a_second_sigterm_changes_nothing(run: Callable[..., tuple[Process, int]
         server.line_with("entered")
         server.send(signal.SIGTERM)
         with pytest.raises(RPCError) as caught:
-            while True:
-                client.call("rpc.ping")
+            ping_for_ever(client)
         assert caught.value.code == -32009
         server.send(signal.SIGTERM)
         with pytest.raises(RPCError):
