@@ -17,7 +17,7 @@ COUNTS = {"connections": 2_000, "calls": 10_000, "cancelled": 2_000, "timed_out"
 
 @pytest.mark.parametrize("load", LOADS)
 def test_nothing_is_left_by_many(start: Callable[..., Process], load: str) -> None:
-    count = COUNTS.get(load, 200)
+    count = COUNTS.get(load, 1_000)
     measuring = start("-m", "tests.faults.growth", load, "--count", str(count), "--rounds", "2")
     code, output = measuring.end()
     assert "GROWS" not in output
