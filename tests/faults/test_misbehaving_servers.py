@@ -12,8 +12,10 @@ import json
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +28,11 @@ from kn_sock import (
     KnSockError,
     MethodNotFound,
     RPCClient,
+    RPCConnection,
     RPCError,
+    connect,
 )
+from kn_sock._reactor_thread import reactor_thread
 from tests.faults.peers import (
     CALLERS,
     HOST,
@@ -38,7 +43,9 @@ from tests.faults.peers import (
     ScriptedServer,
     call,
     reply,
+    tls_server_context,
 )
+from tests.test_tls import certificate  # noqa: F401  # a fixture
 
 # What a call that is never answered waits.
 SHORT = 0.3
@@ -419,6 +426,86 @@ def test_many_calls_over_a_connection_that_is_cut_each_end_once(
         assert client.call("echo", "more") == "more"
     assert sorted(ends) == list(range(count))
     assert len(seen) == count
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+def connect_blocking(endpoint: str) -> Callable[[str, Any], Any]:
+    client = RPCClient.from_endpoint(endpoint, timeout=PATIENCE)
+    return lambda method, value: client.call(method, value)
+
+
+def connect_deferred(endpoint: str) -> Callable[[str, Any], Any]:
+    thread = reactor_thread()
+    connection: RPCConnection = thread.call(
+        lambda: connect(endpoint, reactor=thread.reactor, timeout=PATIENCE)
+    )
+    return lambda method, value: thread.call(connection.call, method, value)
+
+
+@pytest.fixture
+def tls_behave(certificate: Path) -> Callable[[Peer], None]:  # noqa: F811  # a fixture
+    context = tls_server_context(certificate)
+
+    def behave(peer: Peer) -> None:
+        secured = Peer(context.wrap_socket(peer.socket, server_side=True))
+        secured.behave()
+        secured.close()
+
+    return behave
+
+
+@pytest.mark.parametrize("make", [connect_blocking, connect_deferred])
+@pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_server_that_cuts_tls_in_the_middle_of_the_handshake(
+    scripted: Callable[..., ScriptedServer],
+    certificate: Path,  # noqa: F811  # a fixture
+    tls_behave: Callable[[Peer], None],
+    make: Callable[[str], Callable[[str, Any], Any]],
+    leave: Callable[[Peer], None],
+    is_answered: bool,
+) -> None:
+    def cuts(peer: Peer) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = tls_server_context(certificate).wrap_bio(incoming, outgoing, server_side=True)
+        incoming.write(peer.socket.recv(65536))
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        if is_answered:
+            peer.send(outgoing.read()[:-20])
+        leave(peer)
+
+    server = scripted(cuts, tls_behave)
+    endpoint = f"tls:localhost:{server.port}:trustRoots={certificate}"
+    with pytest.raises(ConnectFailed, match="handshake") as caught:
+        make(endpoint)
+    assert not caught.value.maybe_executed
+    assert make(endpoint)("echo", 1) == 1
+
+
+@pytest.mark.parametrize("make", [connect_blocking, connect_deferred])
+@pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
+def test_a_server_that_cuts_tls_without_a_goodbye(
+    scripted: Callable[..., ScriptedServer],
+    certificate: Path,  # noqa: F811  # a fixture
+    tls_behave: Callable[[Peer], None],
+    make: Callable[[str], Callable[[str, Any], Any]],
+    leave: Callable[[Peer], None],
+) -> None:
+    def cuts(peer: Peer) -> None:
+        context = tls_server_context(certificate)
+        secured = Peer(context.wrap_socket(peer.socket, server_side=True))
+        secured.line()
+        leave(secured)
+
+    server = scripted(cuts, tls_behave)
+    endpoint = f"tls:localhost:{server.port}:trustRoots={certificate}"
+    with pytest.raises(ConnectionLost) as caught:
+        make(endpoint)("echo", 1)
+    assert caught.value.maybe_executed
+    assert make(endpoint)("echo", 1) == 1
 
 
 # --- a server that is stopped in its tracks -------------------------------------------------------
