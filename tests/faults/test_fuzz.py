@@ -27,9 +27,10 @@ def test_mutated_lines_find_no_exception(seed: int) -> None:
     assert "5,0" in said
 
 
-@pytest.mark.parametrize("number", range(len(fuzz.seeds())))
-def test_what_is_mutated_is_right_as_it_is(checker: fuzz.Checker, number: int) -> None:
-    checker.check(fuzz.seeds()[number])
+def test_what_is_mutated_is_right_as_it_is(checker: fuzz.Checker) -> None:
+    for seed in fuzz.seeds():
+        checker.check(seed)
+    assert checker.lines > 300
 
 
 ANYTHING = st.recursive(

@@ -12,7 +12,7 @@ from tests.faults.growth import LOADS, Left
 from tests.faults.peers import Process
 
 # The connections as many as in the soak.
-COUNTS = {"connections": 2_000, "calls": 10_000, "cancelled": 2_000, "timed_out": 2_000}
+COUNTS = {"connections": 2_000, "calls": 5_000, "cancelled": 2_000, "timed_out": 2_000}
 
 
 @pytest.mark.parametrize("load", LOADS)

@@ -196,7 +196,6 @@ for _ in range(7):
     [
         ("print('end')", 0),
         ("print('end'); sys.exit(3)", 3),
-        ("print('end'); raise SystemExit(4)", 4),
         ("del clients, client, futures; print('end')", 0),
         ("[client.close() for client in clients[2:]]; print('end')", 0),
     ],
@@ -254,12 +253,10 @@ print("end")
 @pytest.mark.parametrize(
     "waits",
     [
-        "client.call('hold')",
         "client.with_options(timeout=None).call('hold')",
         "client.submit('hold').result()",
         "list(client.map('hold', [1, 2, 3]))",
         "batch = client.batch(); batch.call('hold'); batch.send()",
-        "client.remote.hold()",
         "RPCClient('127.0.0.1', port, on_connected=lambda c: c.call('hold'))",
     ],
 )
