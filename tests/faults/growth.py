@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import itertools
 import os
 import resource
 import socket
@@ -180,13 +181,14 @@ def measure(name: str, count: int, rounds: int) -> list[Left]:
 
 
 def problems(found: list[Left]) -> list[str]:
-    """Say what grows: from the first round to the last."""
+    """Say what grows: round after round, as a leak does. What comes once is a thread begun late."""
     first, last = found[0], found[-1]
     rounds = len(found) - 1
     grown = []
     for name in ("sockets", "readers", "writers", "timers", "ours"):
-        more = getattr(last, name) - getattr(first, name)
-        if more > 0:
+        counts = [getattr(left, name) for left in found]
+        more = counts[-1] - counts[0]
+        if all(after > before for before, after in itertools.pairwise(counts)):
             grown.append(f"{more} more {name} after {rounds} rounds")
     for name, most in (("blocks", MOST_BLOCKS), ("kib", MOST_KIB)):
         more = (getattr(last, name) - getattr(first, name)) / rounds

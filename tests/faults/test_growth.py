@@ -12,7 +12,7 @@ from tests.faults.growth import LOADS, Left
 from tests.faults.peers import Process
 
 # The connections as many as in the soak.
-COUNTS = {"connections": 2_000, "calls": 5_000, "cancelled": 2_000, "timed_out": 2_000}
+COUNTS = {"connections": 2_000, "calls": 10_000, "cancelled": 2_000, "timed_out": 2_000}
 
 
 @pytest.mark.parametrize("load", LOADS)
@@ -43,6 +43,7 @@ NOTHING = Left(sockets=10, readers=2, writers=0, timers=0, ours=50, blocks=100_0
 )
 def test_what_grows_is_told(name: str, more: int) -> None:
     grown = dataclasses.replace(NOTHING, **{name: getattr(NOTHING, name) + more})
+    twice = dataclasses.replace(NOTHING, **{name: getattr(NOTHING, name) + 2 * more})
     assert growth.problems([NOTHING, NOTHING, NOTHING]) == []
-    (problem,) = growth.problems([NOTHING, NOTHING, grown])
+    (problem,) = growth.problems([NOTHING, grown, twice])
     assert name in problem
