@@ -182,7 +182,6 @@ def measure(name: str, count: int, rounds: int) -> list[Left]:
 
 def problems(found: list[Left]) -> list[str]:
     """Say what grows: round after round, as a leak does. What comes once is a thread begun late."""
-    first, last = found[0], found[-1]
     rounds = len(found) - 1
     grown = []
     for name in ("sockets", "readers", "writers", "timers", "ours"):
@@ -191,9 +190,10 @@ def problems(found: list[Left]) -> list[str]:
         if all(after > before for before, after in itertools.pairwise(counts)):
             grown.append(f"{more} more {name} after {rounds} rounds")
     for name, most in (("blocks", MOST_BLOCKS), ("kib", MOST_KIB)):
-        more = (getattr(last, name) - getattr(first, name)) / rounds
+        sizes = [getattr(left, name) for left in found]
+        more = min(after - before for before, after in itertools.pairwise(sizes))
         if more > most:
-            grown.append(f"{more:.0f} more {name} a round")
+            grown.append(f"{more} more {name} each round")
     return grown
 
 
