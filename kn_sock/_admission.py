@@ -30,6 +30,7 @@ class Admission:
         put: sends a line.
         refuse: answers a request with an error; gives the line where it is not sent yet.
         update_reading: called when `wants_more` may tell something else than before.
+        guard: called when `is_guarded` has changed.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Admission:
         put: Callable[[bytes], object],
         refuse: Callable[[Request, RPCError], bytes | None],
         update_reading: Callable[[], object],
+        guard: Callable[[], object],
     ) -> None:
         self._most = most
         self._running = running
@@ -56,6 +58,7 @@ class Admission:
         self._peer_reads = True
         self._is_over = False
         self._is_draining = False
+        self._guard = guard
         #: Whether a request has to come by `receive`, rather than be run at once.
         self.is_guarded = False
 
@@ -177,7 +180,10 @@ class Admission:
 
     def check_capacity(self) -> None:
         """Find out anew whether requests are to be held back."""
+        was_guarded = self.is_guarded
         self.is_guarded = self._is_draining or bool(self._held) or self._is_full
+        if self.is_guarded is not was_guarded:
+            self._guard()
         self._update_reading()
 
     @property
@@ -195,6 +201,7 @@ class Admission:
     def drain(self) -> None:
         """Refuse new calls from now on; those that were read before are run."""
         self._is_draining = self.is_guarded = True
+        self._guard()
 
     def end(self) -> None:
         """Forget what waits: nobody waits for it any more."""

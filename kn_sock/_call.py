@@ -37,6 +37,28 @@ class Call(Struct, eq=False):
     _is_answered: bool = False
     # Whether the method has ended. What it left running has time of its own.
     _is_over: bool = False
+    # By which it is found among those that are under way.
+    _key: Any = None
+    # Whether nothing but its result is needed to answer it: see `Serving.take`.
+    _is_common: bool = False
+    # What a thread runs for it, and what came of that.
+    _function: Any = None
+    _args: Sequence[Any] = ()
+    _kwargs: Mapping[str, Any] | None = None
+    _result: Any = None
+    _error: BaseException | None = None
+
+    def _run(self) -> None:
+        token = current.set(self)
+        try:
+            if self._kwargs:
+                self._result = self._function(*self._args, **self._kwargs)
+            else:
+                self._result = self._function(*self._args)
+        except BaseException as error:
+            # All of them: SystemExit too is the reactor's to act on, not this thread's.
+            self._error = error
+        current.reset(token)
 
     @property
     def method(self) -> str:

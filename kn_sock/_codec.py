@@ -35,8 +35,12 @@ UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _UNENCODABLE: Final = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
-class Message(Struct):
-    """One JSON object of the wire, request or reply, as it was decoded."""
+class Message(Struct, gc=False):
+    """One JSON object of the wire, request or reply, as it was decoded.
+
+    The collector does not look at it: nothing that a method gets leads back to it, so that it is
+    part of no cycle.
+    """
 
     jsonrpc: Any = UNSET
     id: int | str | UnsetType | None = UNSET
@@ -54,7 +58,9 @@ class _IdAlone(Struct):
     id: Raw
 
 
-class _Success(Struct):
+class Success(Struct, gc=False):
+    """A successful reply of the 2.0 dialect, about to be encoded."""
+
     jsonrpc: Literal["2.0"]
     id: Any
     result: Any
@@ -110,11 +116,13 @@ class _PlainRequest(Struct):
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines
+_encode_members = msgspec.json.Encoder().encode
 _anything = msgspec.json.Decoder()
 _members = msgspec.json.Decoder(list[Raw])
 _id_alone = msgspec.json.Decoder(_IdAlone)
 
 decode_message = msgspec.json.Decoder(Message).decode
+decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
 # --- bytes in -----------------------------------------------------------------------------------
@@ -419,7 +427,7 @@ def encode_result(dialect: Dialect, request_id: RequestId | UnsetType, result: A
     """
     message: Struct
     if dialect == "2.0":
-        message = _Success("2.0", request_id, result)
+        message = Success("2.0", request_id, result)
         if type(result) in _NEVER_NAN:
             # The common case, without another call.
             try:
@@ -436,6 +444,46 @@ def encode_result(dialect: Dialect, request_id: RequestId | UnsetType, result: A
         raise InternalError("the result is nested too deeply, or refers to itself") from None
     except _UNENCODABLE as problem:
         raise InternalError(f"the result cannot be sent as JSON: {problem}") from None
+
+
+# Within these bounds an integer is encoded in one go.
+LEAST_INT: Final = -(2**63)
+MOST_INT: Final = 2**64 - 1
+
+# Escaped, a string takes six times its length at most.
+_SHORT: Final = 1000
+
+#: Longer than any line with a plain result, and with as long an id as can be read.
+PLAIN_BYTES: Final = 16 * 1024
+
+
+def is_plain(result: Any) -> bool:
+    """Tell whether a result is certain to be encoded, in a line of no more than `PLAIN_BYTES`."""
+    kind = type(result)
+    if kind is int:
+        return bool(LEAST_INT <= result <= MOST_INT)
+    if kind is str:
+        return len(result) <= _SHORT and result.isascii()
+    if kind is float:
+        return math.isfinite(result)
+    return kind is bool or result is None
+
+
+def encode_plain(replies: list[Success]) -> bytes:
+    """Encode replies whose ids are integers and whose results are plain, each with its newline."""
+    try:
+        return _encode_lines(replies)
+    except _UNENCODABLE:
+        # An id may have more than 64 bits.
+        return b"".join([encode_result("2.0", reply.id, reply.result) for reply in replies])
+
+
+def encode_plain_members(replies: list[Success]) -> bytes:
+    """Encode such replies as members of a batch, with a comma between them."""
+    try:
+        return _encode_members(replies)[1:-1]
+    except _UNENCODABLE:
+        return encode_plain(replies)[:-1].replace(b"\n", b",")
 
 
 def _text_of(error: RPCError) -> str:

@@ -41,6 +41,14 @@ def converter_of(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
     return convert_and_complete
 
 
+def plain_kind(convert: Callable[[Any], Any] | None) -> type | None:
+    """Give the type whose values a converter passes as they are, if it is one of JSON's own."""
+    if isinstance(convert, functools.partial) and convert.func is _convert_plain:
+        kind: type = convert.args[0]
+        return kind
+    return None
+
+
 def _convert_plain(kind: type, value: Any) -> Any:
     # An int is a float to Python's type checkers, and stays what it is, as in a local call.
     if type(value) is kind or (kind is float and type(value) is int):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred, fail
 from typing_extensions import override
 
@@ -15,7 +17,6 @@ from kn_sock._interceptors import around, as_deferred
 from kn_sock._serving import Serving, is_awaitable
 from kn_sock._session import Request
 from kn_sock._verdicts import deferred_in_thread, no_thread, not_found, too_late
-from kn_sock._workers import Job
 from kn_sock.errors import InvalidParams, RPCError
 from kn_sock.methods import LOGIN_METHOD, Method
 
@@ -50,9 +51,11 @@ class InterceptedServing(Serving):
     def _prepare(self, call: ServedCall, request: Request) -> Method | RPCError:
         """Find the method, and bind the arguments; or say what is wrong with them."""
         method = self._methods.get(request.method)
+        params, named = request.params, request.kwargs
+        request.params = request.kwargs = UNSET
         if method is not None:
             try:
-                args, kwargs = method.bind(request.params, request.kwargs)
+                args, kwargs = method.bind(params, named)
             except InvalidParams as error:
                 problem: RPCError = error
             else:
@@ -60,11 +63,11 @@ class InterceptedServing(Serving):
                 return method
         else:
             problem = not_found(request.method)
-        if isinstance(request.params, dict):
-            call.kwargs = request.params
-        elif isinstance(request.params, list):
-            call.args = request.params
-            call.kwargs = request.kwargs if isinstance(request.kwargs, dict) else {}
+        if isinstance(params, dict):
+            call.kwargs = params
+        elif isinstance(params, list):
+            call.args = params
+            call.kwargs = named if isinstance(named, dict) else {}
         return problem
 
     def _innermost(self, call: ServedCall, method: Method | RPCError) -> Deferred[Any]:
@@ -86,39 +89,27 @@ class InterceptedServing(Serving):
 
     def _innermost_in_thread(self, call: ServedCall, method: Method) -> Deferred[Any]:
         done: Deferred[Any] = Deferred(lambda _: self._give_up_job(call))
-        # What an interceptor set, such as the span of a trace, is there in the thread, too.
-        work = (run_as, call, method.function, call.args, call.kwargs)
+        job = _Innermost(call, method.function, done)
         try:
-            run = copy_context().run
-            call._job = self._runner.submit(
-                run, work, self._job_done, (call, done), self._own_lane()
-            )
+            self._runner.submit(job, self._own_lane())
         except RuntimeError as problem:
             return fail(no_thread(problem))
+        call._job = job
         call._has_begun = True
         return done.addCallback(self._go_on, call)
 
-    @staticmethod
-    def _give_up_job(call: ServedCall) -> None:
+    def _give_up_job(self, call: ServedCall) -> None:
         """Take the function back, or let it know that nobody waits for it any more."""
-        if call._job is not None and not call._job.withdraw():
+        if call._job is not None and not self._own_lane().withdraw(call._job):
             call.cancelled = True
 
-    @staticmethod
-    def _job_done(job: Job) -> None:
-        call, done = job.owner
-        call._job = None
-        if isinstance(job.result, Deferred):
-            job.result.addErrback(lambda _: None)
-            job.error = deferred_in_thread(call.method)
-        if done.called:
-            # An interceptor gave it up.
-            if isinstance(job.result, types.CoroutineType):
-                job.result.close()
-        elif job.error is not None:
-            done.errback(job.error)
+    @override
+    def _end_job(self, job: Any) -> None:
+        if isinstance(job, _Innermost):
+            job.call._job = None
+            job.settle()
         else:
-            done.callback(job.result)
+            super()._end_job(job)
 
     @staticmethod
     def _go_on(result: Any, call: ServedCall) -> Any:
@@ -133,7 +124,7 @@ class InterceptedServing(Serving):
 
     @override
     def _cancel(self, call: Call) -> None:
-        if isinstance(call, ServedCall) and call._job is not None and not call._job.is_waiting:
+        if isinstance(call, ServedCall) and call._job is not None and not self._waits(call._job):
             # A thread has the function, which can look; its interceptors wait for it, as we do.
             call.cancelled = True
             return
@@ -142,4 +133,42 @@ class InterceptedServing(Serving):
     @override
     def _was_begun(self, call: Call) -> bool:
         assert isinstance(call, ServedCall)
-        return call._has_begun and not (call._job is not None and call._job.is_waiting)
+        return call._has_begun and not (call._job is not None and self._waits(call._job))
+
+    def _waits(self, job: _Innermost) -> bool:
+        """Tell whether no thread has a job yet."""
+        return job in self._own_lane().waiting
+
+
+class _Innermost:
+    """What a thread runs of a call, inside its interceptors."""
+
+    def __init__(self, call: ServedCall, function: Callable[..., Any], done: Deferred[Any]) -> None:
+        self.call = call
+        self._done = done
+        # What an interceptor set, such as the span of a trace, is there in the thread, too.
+        work = partial(run_as, call, function, call.args, call.kwargs)
+        self._function: Callable[[], Any] = partial(copy_context().run, work)
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def _run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
+
+    def settle(self) -> None:
+        """Tell the innermost interceptor. Reactor: its thread."""
+        result, error = self._result, self._error
+        if isinstance(result, Deferred):
+            result.addErrback(lambda _: None)
+            error = deferred_in_thread(self.call.method)
+        if self._done.called:
+            # An interceptor gave it up.
+            if isinstance(result, types.CoroutineType):
+                result.close()
+        elif error is not None:
+            self._done.errback(error)
+        else:
+            self._done.callback(result)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from kn_sock._codec import Success, encode_plain
+
 log = Logger()
 
 # What is as large as this is worth a write of its own.
@@ -21,12 +23,14 @@ class Outbox:
         turn: what decides when.
     """
 
-    __slots__ = ("_is_held", "_lines", "_turn", "_write", "_written", "written_bytes")
+    __slots__ = ("_is_held", "_lines", "_turn", "_write", "_written", "replies", "written_bytes")
 
     def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
         self._write = write
         self._turn = turn
         self._lines: list[bytes] = []
+        #: Plain replies, which are encoded all at once; `begin` comes before the first of them.
+        self.replies: list[Success] = []
         self._written = 0
         #: How many bytes went to the transport.
         self.written_bytes = 0
@@ -35,7 +39,9 @@ class Outbox:
     def put(self, line: bytes) -> int:
         """Add a line, and return its number, by which it can be withdrawn until it is written."""
         lines = self._lines
-        if not lines:
+        if self.replies:
+            self._encode_replies()
+        elif not lines:
             self._turn.add(self)
         lines.append(line)
         number = self._written + len(lines) - 1
@@ -43,6 +49,11 @@ class Outbox:
             # Not gathered any further: the transport has to be able to say that it is too much.
             self.flush()
         return number
+
+    def begin(self) -> None:
+        """Have it written when the turn ends: the first of its replies is about to be appended."""
+        if not self._lines:
+            self._turn.add(self)
 
     def is_waiting(self, number: int) -> bool:
         """Tell whether a line has not been written."""
@@ -67,18 +78,26 @@ class Outbox:
     def release(self) -> None:
         """Write what waits when the turn ends, and what comes from now on."""
         self._is_held = False
-        if self._lines:
+        if self._lines or self.replies:
             self._turn.add(self)
 
     def flush(self) -> None:
         """Write what waits, in one piece."""
+        if self._is_held:
+            return
+        if self.replies:
+            self._encode_replies()
         lines = self._lines
-        if lines and not self._is_held:
+        if lines:
             self._lines = []
             self._written += len(lines)
             data = lines[0] if len(lines) == 1 else b"".join(lines)
             self.written_bytes += len(data)
             self._write(data)
+
+    def _encode_replies(self) -> None:
+        self._lines.append(encode_plain(self.replies))
+        self.replies.clear()
 
     def close(self) -> None:
         """Write nothing any more: the transport is gone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -58,46 +58,36 @@ class Runner:
         self._executor: Submits | None = options.executor
         self._pool: WorkerPool | None = None
 
-    def submit(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        done: Callable[[Job], object],
-        owner: Any,
-        lane: Lane,
-    ) -> Job:
-        """Run a function on a worker thread; *done* gets the job on the reactor's thread.
+    def new_lane(self, done: Callable[[], object]) -> Lane:
+        """Make the place of one connection among those that wait for threads."""
+        return Lane(self._finished, done)
 
-        Args:
-            function: what to run.
-            args: what it is called with.
-            done: gets the job.
-            owner: what *done* finds again in the job.
-            lane: whose turn it is when there are too few threads; an executor of the caller's own
-                has its own order.
+    def submit(self, job: Job, lane: Lane) -> None:
+        """Run a job on a worker thread.
 
         Raises:
             RuntimeError: no thread can be had.
         """
-        job = Job(function, args, done, self._finished, owner)
-        if self._executor is not None:
-            self._executor.submit(job)
-            return job
-        if self._pool is None:
+        if self._pool is not None:
+            self._pool.submit(job, lane)
+        elif self._executor is None:
             self._pool = WorkerPool(self.options.threads)
-        self._pool.submit(job, lane)
-        return job
+            self._pool.submit(job, lane)
+        else:
+            # It has an order of its own; of one connection's jobs, the first comes first.
+            lane.waiting.append(job)
+            try:
+                self._executor.submit(lane.run_next)
+            except BaseException:
+                lane.withdraw(job)
+                raise
 
-    def _deliver(self, jobs: deque[Job]) -> None:
+    def _deliver(self, lanes: deque[Lane]) -> None:
         self._turn.hold()
         try:
             # Those that end meanwhile wake the reactor anew, so that others have their turn.
-            for _ in range(len(jobs)):
-                job = jobs.popleft()
-                try:
-                    job.done(job)
-                except Exception:
-                    log.failure("delivering the result of a method failed")
+            for _ in range(len(lanes)):
+                lanes.popleft().deliver()
         finally:
             self._turn.release()
 

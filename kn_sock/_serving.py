@@ -11,20 +11,30 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
 
+from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._admission import Admission
 from kn_sock._call import Call, current, run_as
-from kn_sock._codec import encode_error
+from kn_sock._codec import (
+    LEAST_INT,
+    MOST_INT,
+    PLAIN_BYTES,
+    Message,
+    Success,
+    encode_error,
+    is_plain,
+)
 from kn_sock._deadlines import Deadlines
+from kn_sock._outbox import Outbox
 from kn_sock._reports import CallReports
 from kn_sock._runner import CANCELLED, Runner
-from kn_sock._session import Refusal, Request, Session, id_key
+from kn_sock._session import BatchReply, Refusal, Request, Session, id_key
 from kn_sock._stats import EXIT, outcome_of
 from kn_sock._verdicts import deferred_in_thread, no_thread, not_found, too_late
-from kn_sock._workers import Job, Lane
+from kn_sock._workers import Lane
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
 from kn_sock.methods import Method
 
@@ -40,6 +50,9 @@ _UNREAD_LINES: Final = 16
 _UNREAD_ERROR = RPCError(
     ErrorCode.REPLY_TOO_LONG, "the reply was dropped: too much waits to be read before it"
 )
+
+# Stands for what stops a call that a thread has, or is to have.
+_IN_THREAD: Final = object()
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
@@ -69,7 +82,7 @@ class Serving:
     Args:
         protocol: whose connection it is; told when reading should pause, and when all is answered.
         session: writes the answers.
-        put: sends them.
+        outbox: sends them.
         runner: runs the methods.
     """
 
@@ -77,11 +90,12 @@ class Serving:
         self,
         protocol: Connection,
         session: Session[Any],
-        put: Callable[[bytes], object],
+        outbox: Outbox,
         runner: Runner,
     ) -> None:
         self._protocol = protocol
-        self._put = put
+        self._outbox = outbox
+        self._put = outbox.put
         self._session = session
         self._runner = runner
         self._methods: Mapping[str, Method] = runner.methods
@@ -92,15 +106,16 @@ class Serving:
         # None where calls that succeed are told to nobody, and cost nothing.
         self._records = self._reports if runner.reports.wants_all else None
         session.replaced = self._report
-        self._running: dict[Call, None] = {}
-        self._by_id: dict[Any, Call] = {}
+        # By their ids, or by themselves where they have none, or another has the same.
+        self._running: dict[Any, Call] = {}
         self._admission = Admission(
             self._most,
             self._running,
             run=self._run,
-            put=put,
+            put=outbox.put,
             refuse=self._refuse_unbegun,
             update_reading=protocol.update_reading,
+            guard=self._guarded,
         )
         # Requests with a deadline, and the calls that they became, by a number of their own.
         self._timed: dict[int, Request | Call] = {}
@@ -112,6 +127,21 @@ class Serving:
         self._is_proceeding = self._must_proceed = False
         #: Whether the protocol is to be told when every call has been answered.
         self.tells_when_idle = False
+        # The methods that `take` may call, by name: none where each call is looked at first.
+        self._at_once: Mapping[str, Method] = {}
+        self._guarded()
+
+    def _guarded(self) -> None:
+        """Take note whether requests may begin as they come."""
+        options = self._runner.options
+        looks_at_each = (
+            self._admission.is_guarded
+            or self._is_over
+            or options.call_timeout is not None
+            or options.max_line_bytes < PLAIN_BYTES
+            or bool(options.interceptors)
+        )
+        self._at_once = {} if looks_at_each else self._methods
 
     def serve(
         self,
@@ -128,6 +158,7 @@ class Serving:
         self._methods = methods
         self._absent = absent or _not_found
         self._reports.is_of_stranger = absent is not None
+        self._guarded()
 
     @property
     def _wants_login(self) -> bool:
@@ -135,6 +166,90 @@ class Serving:
         return self._absent is not _not_found
 
     # --- what comes in ----------------------------------------------------------------------------
+
+    def take(
+        self,
+        messages: list[Message],
+        otherwise: Callable[[Message], object],
+        batch: BatchReply | None = None,
+    ) -> None:
+        """Serve common requests; what is anything else goes to *otherwise*, in its turn.
+
+        Common is a request of the 2.0 dialect with an id, when nothing stands in its way. All that
+        is done for others by many functions is done here by one: it is what nearly every call comes
+        by.
+
+        Args:
+            messages: what came, in order.
+            otherwise: gets what is no common request.
+            batch: the batch that they are members of, if they are.
+        """
+        protocol, outbox = self._protocol, self._outbox
+        replies = outbox.replies if batch is None else batch.plain
+        uses_threads = self._runner.uses_threads
+        for message in messages:
+            method = self._at_once.get(message.method)  # type: ignore[arg-type]  # UNSET is no name
+            if (
+                method is None
+                or message.jsonrpc != "2.0"
+                or message.id is UNSET
+                or message.kwargs is not UNSET
+                or message.timeout is not UNSET
+                or message.traceparent is not UNSET
+            ):
+                otherwise(message)
+                continue
+            args: Any = message.params
+            kwargs: Any = None
+            request = Request(message.id, method.name, UNSET, UNSET, "2.0", True, batch)
+            if (
+                type(args) is not list
+                or not method.required <= len(args) <= method.most
+                or (method.kinds is not None and method.kinds != [*map(type, args)])
+            ):
+                try:
+                    args, kwargs = method.bind(args, None)
+                except InvalidParams as error:
+                    self._refuse(request, error)
+                    continue
+            call = Call(protocol, request)
+            if uses_threads and not method.on_reactor:
+                call._is_common = batch is None and type(message.id) is int
+                self._run_in_thread(call, method, args, kwargs)
+                continue
+            token = set_current(call)
+            try:
+                result = method.function(*args, **kwargs) if kwargs else method.function(*args)
+            except BaseException as exception:
+                call._is_over = True
+                self._refuse(request, self._runner.error_of(call, exception), exception)
+                continue
+            finally:
+                reset_current(token)
+            if type(result) not in _PLAIN:
+                self._answer_later(call, result)
+                continue
+            call._is_over = True
+            if (
+                type(message.id) is not int
+                or self._is_over
+                or not (
+                    (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
+                )
+            ):
+                self._answer(request, result)
+                continue
+            if batch is not None:
+                batch.awaited -= 1
+            elif not replies:
+                outbox.begin()
+            replies.append(Success("2.0", message.id, result))
+            if self._records is not None:
+                self._records.ended(request)
+        if batch is not None and not self._is_over:
+            line = batch.line()
+            if line is not None:
+                self._put(line)
 
     def receive(self, request: Request) -> None:
         """Begin a call, or hold it back."""
@@ -159,7 +274,7 @@ class Serving:
         key = id_key(request_id)
         if key is None:
             return
-        call = self._by_id.get(key)
+        call = self._running.get(key)
         if call is not None:
             self._reports.cancelled()
             self._cancel(call)
@@ -180,12 +295,12 @@ class Serving:
             except Exception:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
-        elif isinstance(stop, Job):
-            self._end_waiting(call, stop, CANCELLED)
+        elif stop is _IN_THREAD:
+            self._end_waiting(call, CANCELLED)
 
-    def _end_waiting(self, call: Call, job: Job, verdict: RPCError) -> bool:
+    def _end_waiting(self, call: Call, verdict: RPCError) -> bool:
         """End a call that waits for a thread; ``False`` where one has it already."""
-        if not job.withdraw():
+        if not self._own_lane().withdraw(call):
             return False
         self._refuse(call._request, verdict)
         self._settled(call)
@@ -213,13 +328,13 @@ class Serving:
         """End what has not ended in time."""
         late = self._timed[number]
         if isinstance(late, Call):
-            stop = late._stop
+            is_in_thread = late._stop is _IN_THREAD
             unbegun = too_late(maybe_executed=False)
-            if isinstance(stop, Job) and self._end_waiting(late, stop, unbegun):
+            if is_in_thread and self._end_waiting(late, unbegun):
                 return
             # Answered now; what comes of it later has no reader any more.
             # A job that could not be taken back was begun, whatever it looks like.
-            was_begun = isinstance(stop, Job) or self._was_begun(late)
+            was_begun = is_in_thread or self._was_begun(late)
             self._refuse(late._request, too_late(maybe_executed=was_begun))
             late._is_answered = True
             self._cancel(late)
@@ -250,6 +365,7 @@ class Serving:
         except InvalidParams as error:
             self._refuse(request, error)
             return
+        request.params = request.kwargs = UNSET
         call = Call(self._protocol, request)
         if not method.on_reactor and self._runner.uses_threads:
             self._run_in_thread(call, method, args, kwargs)
@@ -282,31 +398,65 @@ class Serving:
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
-        work = (call, method.function, args, kwargs)
+        call._function, call._args, call._kwargs = method.function, args, kwargs
         try:
-            call._stop = self._runner.submit(
-                run_as, work, self._thread_done, call, self._own_lane()
-            )
+            self._runner.submit(call, self._lane or self._own_lane())
         except RuntimeError as problem:
             self._refuse(call._request, no_thread(problem))
             return
+        call._stop = _IN_THREAD
         self._begun(call)
 
     def _own_lane(self) -> Lane:
         """Give the place among the connections that wait for threads; most never need one."""
         if self._lane is None:
-            self._lane = Lane()
+            self._lane = self._runner.new_lane(self._jobs_ended)
         return self._lane
 
-    def _thread_done(self, job: Job) -> None:
-        call: Call = job.owner
-        if job.error is None and type(job.result) not in _PLAIN and is_awaitable(job.result):
-            if not isinstance(job.result, Deferred):
-                self._go_on_here(call, job.result)
+    def _jobs_ended(self) -> None:
+        """Answer the calls whose functions have ended in threads; the common ones in one pass."""
+        ended = self._own_lane().ended
+        outbox, replies, running = self._outbox, self._outbox.replies, self._running
+        # Those that end meanwhile are told of anew, so that others have their turn.
+        for _ in range(len(ended)):
+            call = ended.popleft()
+            result = call._result
+            if (
+                not (type(call) is Call and call._is_common and call._error is None)
+                or self._is_over
+                or self._unread is not None
+                or not (
+                    (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
+                )
+            ):
+                try:
+                    self._end_job(call)
+                except Exception:
+                    log.failure("delivering the result of a method failed")
+                continue
+            call._is_over = True
+            call._stop = None
+            del running[call._key]
+            if not replies:
+                outbox.begin()
+            replies.append(Success("2.0", call._request.id, result))
+            if self._records is not None:
+                self._records.ended(call._request)
+            if self._admission.is_guarded or self.tells_when_idle:
+                self._proceed()
+
+    def _end_job(self, call: Any) -> None:
+        """Answer one call whose function has ended in a thread."""
+        result, error = call._result, call._error
+        # They may lead back to it.
+        call._result = call._error = None
+        if error is None and type(result) not in _PLAIN and is_awaitable(result):
+            if not isinstance(result, Deferred):
+                self._go_on_here(call, result)
                 return
-            job.result.addErrback(lambda _: None)
-            job.error = deferred_in_thread(call.method)
-        self._end_call(call, job.result, job.error)
+            result.addErrback(lambda _: None)
+            error = deferred_in_thread(call.method)
+        self._end_call(call, result, error)
 
     def _go_on_here(self, call: Call, awaitable: Any) -> None:
         """Run what a function in a thread gave back to be awaited, unless nobody waits any more."""
@@ -350,14 +500,17 @@ class Serving:
         )
 
     def _begun(self, call: Call) -> None:
-        self._running[call] = None
-        if call._request.since is None:
-            call._request.since = self._protocol.read_at
-        if call._request.expects_reply:
-            self._by_id[id_key(call._request.id)] = call
-        if call._request.number:
-            self._timed[call._request.number] = call
-        if len(self._running) >= self._most:
+        request, running = call._request, self._running
+        key = id_key(request.id)
+        if key is None or key in running:
+            key = call
+        call._key = key
+        running[key] = call
+        if request.since is None:
+            request.since = self._protocol.read_at
+        if request.number:
+            self._timed[request.number] = call
+        if len(running) >= self._most:
             self._admission.check_capacity()
 
     def _succeeded(self, result: Any, call: Call) -> None:
@@ -470,11 +623,8 @@ class Serving:
 
     def _settled(self, call: Call) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
-        self._running.pop(call, None)
+        self._running.pop(call._key, None)
         call._stop = None
-        key = id_key(call._request.id)
-        if self._by_id.get(key) is call:
-            del self._by_id[key]
         if self._admission.has_waiting or self.tells_when_idle:
             self._proceed()
 
@@ -506,13 +656,15 @@ class Serving:
         if self._is_over:
             return
         self._is_over = True
-        begun = [call._request for call in self._running if not call._is_answered]
+        self._at_once = {}
+        running = list(self._running.values())
+        begun = [call._request for call in running if not call._is_answered]
         self._reports.end([*begun, *self._admission.waiting])
         self._admission.end()
         self._timed.clear()
         if self._deadlines is not None:
             self._deadlines.stop()
-        for call in list(self._running):
+        for call in running:
             self._cancel(call)
 
 

@@ -23,7 +23,10 @@ from kn_sock._codec import (
     Message,
     NoMessageError,
     RequestId,
+    Success,
     decode_message,
+    decode_messages,
+    encode_plain_members,
     encode_result,
 )
 from kn_sock._framing import PREFIX_BYTES, Line, OverlongLine
@@ -32,12 +35,22 @@ from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, e
 
 NO_HEAD = Head(UNSET, "2.0", False)
 
+_BRACKET = ord("[")
+
+# A batch is decoded at once where it has at most so many times as many braces as it may have
+# members: more than requests commonly have.
+_BRACES = 4
+
 # Whatever the caller wants to find again when a reply comes.
 P = TypeVar("P")
 
 
-class Request(Struct, eq=False):
-    """The peer calls one of our methods, or notifies us."""
+class Request(Struct, eq=False, gc=False):
+    """The peer calls one of our methods, or notifies us.
+
+    The collector does not look at it. Whoever begins it takes its arguments out of it, which lead
+    anywhere.
+    """
 
     id: RequestId | UnsetType
     method: str
@@ -121,25 +134,38 @@ def _seconds(timeout: Any) -> float | None:
 class BatchReply:
     """The replies to one batch, gathered until the last is there."""
 
-    __slots__ = ("awaited", "limit", "parts", "size")
+    __slots__ = ("awaited", "limit", "parts", "plain", "size")
 
     def __init__(self, awaited: int, limit: int) -> None:
         self.awaited = awaited
         self.limit = limit
         self.parts: list[bytes] = []
+        # Plain replies, encoded all at once; each is counted as it is put here.
+        self.plain: list[Success] = []
         self.size = 0
 
     def add(self, line: bytes) -> None:
         """Add one reply, a line with its newline."""
+        self._encode_plain()
         self.parts.append(line[:-1])
         self.size += len(line)
         self.awaited -= 1
 
+    def _encode_plain(self) -> None:
+        if self.plain:
+            self.parts.append(encode_plain_members(self.plain))
+            self.plain.clear()
+
     def line(self) -> bytes | None:
         """Give the whole reply once it is there; ``None`` before, and for mere notifications."""
-        if self.awaited or not self.parts:
+        if self.awaited:
+            return None
+        self._encode_plain()
+        if not self.parts:
             return None
         line = b"[%b]\n" % b",".join(self.parts)
+        # Once.
+        self.parts = []
         if len(line) <= self.limit:
             return line
         # Mere errors, too many of them: one stands for all.
@@ -193,18 +219,13 @@ class Session(Generic[P]):
         try:
             message = decode_message(line)
         except UNREADABLE:
-            return self._receive_unusual(line)
-        method = message.method
-        if method is UNSET:
+            return self.receive_unusual(line)
+        return self.receive_message(message)
+
+    def receive_message(self, message: Message) -> Event[P] | None:
+        """Say what a message means, that was decoded alone."""
+        if message.method is UNSET:
             return self._receive_reply(message)
-        if (
-            message.jsonrpc == "2.0"
-            and message.id is not UNSET
-            and message.timeout is UNSET
-            and message.traceparent is UNSET
-        ):
-            # The common case, without another call.
-            return Request(message.id, method, message.params, message.kwargs, "2.0", True)
         return self._receive_request(message)
 
     def receive_overlong(self, line: OverlongLine) -> Event[P] | None:
@@ -266,7 +287,38 @@ class Session(Generic[P]):
         """Whether a request is one of 2.0 but for its version, where such are taken."""
         return self._unversioned == "2.0" and message.id is not UNSET
 
-    def _receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
+    def receive_batch(self, line: Line) -> tuple[list[Message], BatchReply] | None:
+        """Decode a line as a batch all whose members are messages; ``None`` where it is none.
+
+        What is wrong with it, if it looked like one, `receive_unusual` says.
+        """
+        most = self._most_members
+        # No more braces than so many, no more members: what is refused is not decoded before.
+        if line[0] != _BRACKET or line.count(b"{") > _BRACES * most or self._is_answered_in_order:
+            return None
+        try:
+            messages = decode_messages(line)
+        except UNREADABLE:
+            return None
+        if not 0 < len(messages) <= most:
+            return None
+        return messages, BatchReply(len(messages), self._max_line_bytes)
+
+    def receive_member(self, message: Message, reply: BatchReply) -> Event[P] | None:
+        """Say what a member of a batch means; what is no request is answered in *reply*."""
+        if message.method is UNSET:
+            event = self._receive_reply(message)
+        else:
+            event = self._receive_request(message, reply)
+        if isinstance(event, Refusal):
+            reply.add(event.line)
+            return None
+        if not isinstance(event, Request) or not event.expects_reply:
+            reply.awaited -= 1
+        return event
+
+    def receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
+        """Say what a line means that is no single message as they commonly are."""
         try:
             found = _codec.decode_unusual(line, self._most_members)
         except NoMessageError as problem:
@@ -305,12 +357,7 @@ class Session(Generic[P]):
         reply = BatchReply(len(members), self._max_line_bytes)
         events: list[Event[P]] = []
         for member in members:
-            event = self._receive_member(member, reply)
-            if isinstance(event, Refusal):
-                reply.add(event.line)
-                continue
-            if not isinstance(event, Request) or not event.expects_reply:
-                reply.awaited -= 1
+            event = self._receive_raw_member(member, reply)
             if event is not None:
                 events.append(event)
         line = reply.line()
@@ -318,7 +365,7 @@ class Session(Generic[P]):
             events.append(Refusal(line))
         return events
 
-    def _receive_member(self, member: Raw, reply: BatchReply) -> Event[P] | None:
+    def _receive_raw_member(self, member: Raw, reply: BatchReply) -> Event[P] | None:
         try:
             message = decode_message(member)
         except UNREADABLE:
@@ -327,13 +374,13 @@ class Session(Generic[P]):
             except NoMessageError as problem:
                 # A batch is JSON-RPC 2.0, whatever its members look like.
                 problem.dialect = "2.0"
-                return self._refusal_of(problem)
+                reply.add(self._refusal_of(problem).line)
+                return None
             if isinstance(found, list):
-                return _refusal("a batch cannot hold a batch", UNSET)
+                reply.add(_refusal("a batch cannot hold a batch", UNSET).line)
+                return None
             message = found
-        if message.method is UNSET:
-            return self._receive_reply(message)
-        return self._receive_request(message, reply)
+        return self.receive_member(message, reply)
 
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
@@ -462,4 +509,7 @@ def id_key(request_id: Any) -> Any:
     if isinstance(request_id, Raw):
         # A fraction, in its own text.
         return float, float(bytes(request_id))
-    return (type(request_id), request_id) if isinstance(request_id, (int, str, float)) else None
+    kind = type(request_id)
+    if kind is int or kind is str:
+        return request_id
+    return (kind, request_id) if kind is float else None

@@ -2,8 +2,7 @@
 
 A pool of daemon threads: a function that never returns keeps neither the server nor the interpreter
 from ending. Many finished jobs wake the reactor once, and a worker that finds more work takes it
-without being woken. `Finished` alone is ours to need; the pool may be any
-`concurrent.futures.Executor`.
+without being woken. The pool may be any `concurrent.futures.Executor`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,14 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, Protocol
+
+
+class Job(Protocol):
+    """What runs on a worker thread."""
+
+    def _run(self) -> object:
+        """Run there; it must not raise."""
 
 
 class Submits(Protocol):
@@ -23,108 +28,95 @@ class Submits(Protocol):
         """Run *fn* on some thread, soon."""
 
 
-class Job:
-    """One function call that is to run on a worker thread.
+class Lane:
+    """The jobs of one connection: those that wait for a thread, and those that have ended.
+
+    Whoever takes a job out of it has it.
 
     Args:
-        function: called on the worker thread.
-        args: what it is called with.
-        done: called on the reactor's thread with the job when the function has ended.
-        finished: how the job gets back there.
-        owner: whatever *done* wants to find again.
+        finished: brings those that have ended to the reactor's thread.
+        done: called there when there are some, in ``ended``.
     """
 
-    __slots__ = ("_claim", "_finished", "args", "done", "error", "function", "owner", "result")
+    __slots__ = ("_done", "ended", "finished", "has_ended", "is_queued", "waiting")
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        done: Callable[[Job], object],
-        finished: Finished,
-        owner: Any = None,
-    ) -> None:
-        self.function = function
-        self.args = args
-        self.done = done
-        self.owner = owner
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._finished = finished
-        # Whoever pops it owns the job: list.pop() is atomic.
-        self._claim = [True]
+    def __init__(self, finished: Finished, done: Callable[[], object]) -> None:
+        self.finished = finished
+        self._done = done
+        self.waiting: deque[Any] = deque()
+        # Whether it has its place among the lanes that wait for a thread.
+        self.is_queued = False
+        self.ended: deque[Any] = deque()
+        # Whether it has its place among those that are delivered next.
+        self.has_ended = False
 
-    def __call__(self) -> None:
-        """Run, on a worker thread, unless it was withdrawn."""
-        if not self.withdraw():
-            return
+    def run_next(self) -> None:
+        """Run the job that has waited longest, if there is one. Any thread."""
         try:
-            self.result = self.function(*self.args)
-        except BaseException as error:
-            # All of them: SystemExit too is the reactor's to act on, not this thread's.
-            self.error = error
-        self._finished.add(self)
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether no thread has it yet. Any thread."""
-        return bool(self._claim)
-
-    def withdraw(self) -> bool:
-        """Take the job back; ``False`` when a thread has it already. Any thread."""
-        try:
-            self._claim.pop()
+            job = self.waiting.popleft()
         except IndexError:
+            # It was withdrawn.
+            return
+        job._run()
+        self.ended.append(job)
+        self.finished.add(self)
+
+    def withdraw(self, job: Job) -> bool:
+        """Take a job back; ``False`` when a thread has it already. Any thread."""
+        try:
+            # A job equals none but itself, so that no other code can run meanwhile: it is atomic.
+            self.waiting.remove(job)
+        except ValueError:
             return False
         return True
 
+    def deliver(self) -> None:
+        """Hand over what has ended. Reactor: its thread."""
+        # Cleared before they are taken: one that comes after the last was taken is told of again.
+        self.has_ended = False
+        self._done()
+
 
 class Finished:
-    """Brings finished jobs to the reactor's thread: one wake-up, however many there are.
+    """Brings lanes with finished jobs to the reactor's thread: one wake-up, however many there are.
 
     Args:
         call_from_thread: the reactor's ``callFromThread``.
-        deliver: called on the reactor's thread with everything that has finished by then.
+        deliver: called on the reactor's thread with all of them.
     """
 
     def __init__(
         self,
         call_from_thread: Callable[..., object],
-        deliver: Callable[[deque[Job]], object],
+        deliver: Callable[[deque[Lane]], object],
     ) -> None:
         self._call_from_thread = call_from_thread
         self._deliver = deliver
-        self._jobs: deque[Job] = deque()
+        self._lanes: deque[Lane] = deque()
         self._is_waking = False
 
-    def add(self, job: Job) -> None:
-        """Hand in a finished job. Any thread."""
-        self._jobs.append(job)
+    def add(self, lane: Lane) -> None:
+        """Hand in a lane in which a job has ended. Any thread."""
+        if lane.has_ended:
+            return
+        lane.has_ended = True
+        self._lanes.append(lane)
         if not self._is_waking:
             self._is_waking = True
             self._call_from_thread(self._collect)
 
     def _collect(self) -> None:
-        # Cleared before the jobs are taken: one that is added after the last was taken wakes again.
+        # Cleared before the lanes are taken, as one that comes after that wakes again.
         self._is_waking = False
-        self._deliver(self._jobs)
-
-
-class Lane:
-    """The calls of one connection that wait for a thread."""
-
-    __slots__ = ("calls", "is_queued")
-
-    def __init__(self) -> None:
-        self.calls: deque[Callable[[], Any]] = deque()
-        # Whether it has its place among the lanes that wait for a thread.
-        self.is_queued = False
+        self._deliver(self._lanes)
 
 
 class WorkerPool:
     """Threads by need, up to a number; each of them ends when the pool does.
 
-    Lanes take turns, a call each: one that has ten thousand does not keep the others waiting.
+    Lanes take turns, a job each: one that has ten thousand does not keep the others waiting. No
+    lock guards any of this: what two threads may do at once are single operations of deques, each
+    of them atomic.
 
     Args:
         threads: the most threads, at least 1.
@@ -136,44 +128,42 @@ class WorkerPool:
     def __init__(self, threads: int, *, name: str = "kn_sock") -> None:
         self._most = threads
         self._name = f"{name}-{next(self._numbers)}"
-        self._queue: SimpleQueue[Lane | None] = SimpleQueue()
-        self._lane = Lane()
-        self._threads: list[threading.Thread] = []
-        self._submitted = 0
-        # One cell for each thread, which alone counts in it: no lock is needed to add them up.
-        self._finished: list[list[int]] = []
+        # Lanes that have jobs.
+        self._lanes: deque[Lane] = deque()
+        # The locks that idle threads wait for, each of them its own.
+        self._parked: deque[threading.Lock] = deque()
+        self._threads = 0
+        self._is_stopped = False
 
-    def submit(self, fn: Callable[[], Any], lane: Lane | None = None, /) -> None:
-        """Queue a call in its lane, or in that of those that have none; it must not raise.
+    def submit(self, job: Job, lane: Lane) -> None:
+        """Queue a job in a lane.
 
         Reactor: the reactor's thread only.
 
         Raises:
             RuntimeError: no thread can be started, as at the interpreter's end.
         """
-        if len(self._threads) < self._most:
-            # Every call that is under way has a thread of its own, as long as there may be more. A
-            # count that lags behind costs a thread too many, never one too few.
-            finished = sum(cell[0] for cell in self._finished)
-            if self._submitted - finished >= len(self._threads):
-                self._start_thread()
-        self._submitted += 1
-        lane = lane or self._lane
-        lane.calls.append(fn)
+        # Every job that is under way has a thread of its own, as long as there may be more.
+        if not self._parked and self._threads < self._most:
+            self._start_thread()
+        lane.waiting.append(job)
         if not lane.is_queued:
-            self._enqueue(lane)
+            lane.is_queued = True
+            self._lanes.append(lane)
+        if self._parked and not self._wake() and self._threads < self._most:
+            self._start_thread()
 
-    def _enqueue(self, lane: Lane) -> None:
-        lane.is_queued = True
-        self._queue.put(lane)
+    def _wake(self) -> bool:
+        """Wake the thread that was parked last; ``False`` if another was quicker."""
+        try:
+            self._parked.pop().release()
+        except IndexError:
+            return False
+        return True
 
     def _start_thread(self) -> None:
-        cell = [0]
         thread = threading.Thread(
-            target=self._work,
-            args=(cell,),
-            name=f"{self._name}-{len(self._threads) + 1}",
-            daemon=True,
+            target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True
         )
         try:
             thread.start()
@@ -181,33 +171,62 @@ class WorkerPool:
             if not self._threads:
                 raise
         else:
-            self._threads.append(thread)
-            self._finished.append(cell)
+            self._threads += 1
 
-    def _work(self, finished: list[int]) -> None:
-        queue = self._queue
+    def _work(self) -> None:
+        lanes, parked = self._lanes, self._parked
+        lock = threading.Lock()
+        lock.acquire()
         while True:
-            lane = queue.get()
-            if lane is None:
-                return
             try:
-                call = lane.calls.popleft()
+                lane = lanes.popleft()
             except IndexError:
-                # Two places were taken for one call, when it came as the lane had just run empty.
-                call = None
-            if lane.calls:
-                queue.put(lane)
+                if self._is_stopped:
+                    return
+                self._park(lock)
+                continue
+            waiting = lane.waiting
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                # Withdrawn, or the lane has two places, when a job came as it had just run empty.
+                job = None
+            if waiting:
+                lanes.append(lane)
             else:
                 lane.is_queued = False
                 # What came before that line was told that the lane had its place.
-                if lane.calls and not lane.is_queued:
-                    self._enqueue(lane)
-            if call is not None:
-                call()
-                finished[0] += 1
+                if waiting and not lane.is_queued:
+                    lane.is_queued = True
+                    lanes.append(lane)
+            if parked and lanes:
+                # Who looked while the lane was out of its place found nothing, and this job may
+                # take long.
+                self._wake()
+            if job is not None:
+                job._run()
+                lane.ended.append(job)
+                # What it holds must not live on while this thread waits.
+                job = None
+                if not lane.has_ended:
+                    lane.finished.add(lane)
+
+    def _park(self, lock: threading.Lock) -> None:
+        """Wait until there may be something to do."""
+        self._parked.append(lock)
+        if self._lanes or self._is_stopped:
+            # Whoever came before that line saw nobody to wake.
+            try:
+                self._parked.remove(lock)
+            except ValueError:
+                # It is being woken.
+                pass
+            else:
+                return
+        lock.acquire()
 
     def stop(self) -> None:
         """Let every thread end once its present call does; nothing waits for them. Idempotent."""
-        for _ in self._threads:
-            self._queue.put(None)
-        self._threads = []
+        self._is_stopped = True
+        while self._wake():
+            pass

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from msgspec import UnsetType
 
-from kn_sock._conversion import converter_of
+from kn_sock._conversion import converter_of, plain_kind
 from kn_sock._text import cut, shown
 from kn_sock.errors import InvalidParams
 
@@ -65,15 +65,16 @@ class Method:
 
     __slots__ = (
         "_convert",
-        "_most",
         "_names",
         "_needed",
         "_ordered",
         "_positional",
-        "_required",
         "function",
+        "kinds",
+        "most",
         "name",
         "on_reactor",
+        "required",
         "signature",
     )
 
@@ -88,10 +89,11 @@ class Method:
             for parameter in (self.signature.parameters.values() if self.signature else ())
             if (convert := converter_of(parameter)) is not None
         }
-        # What can be bound by counting: positions alone, nothing named that has to be given.
+        # What can be bound by counting: positions alone, nothing named that has to be given. At
+        # least and at most so many; -1 where counting does not do.
         self._positional: list[Callable[[Any], Any] | None] = []
-        self._required = 0
-        self._most = -1
+        self.required = 0
+        self.most = -1
         # What can be bound by comparing names: those that there are, those that have to be given,
         # and those that are passed on by position.
         self._names: frozenset[str] | None = None
@@ -100,6 +102,8 @@ class Method:
         if self.signature is not None:
             self._learn_positions(self.signature)
             self._learn_names(self.signature)
+        #: The types of arguments by position that pass as they are; ``None`` where all do.
+        self.kinds = [plain_kind(one) for one in self._positional] if self._positional else None
 
     def _learn_positions(self, signature: inspect.Signature) -> None:
         for parameter in signature.parameters.values():
@@ -107,16 +111,16 @@ class Method:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 self._positional.append(convert)
                 if parameter.default is parameter.empty:
-                    self._required += 1
+                    self.required += 1
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 if convert is not None:
                     return
-                self._most = sys.maxsize
+                self.most = sys.maxsize
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-                self._most = -1
+                self.most = -1
                 return
-        if self._most < 0:
-            self._most = len(self._positional)
+        if self.most < 0:
+            self.most = len(self._positional)
         if not any(self._positional):
             self._positional = []
 
@@ -148,11 +152,11 @@ class Method:
         Raises:
             InvalidParams: they do not fit; the text says which, and shows the signature.
         """
-        if type(params) is list and not kwargs and self._required <= len(params) <= self._most:
+        if type(params) is list and not kwargs and self.required <= len(params) <= self.most:
             if self._positional:
-                return self._convert_positions(params), None
+                return self.convert(params), None
             return params, None
-        if not params and not kwargs and self._required == 0 <= self._most:
+        if not params and not kwargs and self.required == 0 <= self.most:
             return (), None
         args: Sequence[Any] = ()
         named: dict[str, Any] = dict(kwargs) if kwargs else {}
@@ -188,7 +192,12 @@ class Method:
         passed = set(self._ordered[: len(args)])
         return args, {name: value for name, value in named.items() if name not in passed}
 
-    def _convert_positions(self, params: list[Any]) -> list[Any]:
+    def convert(self, params: list[Any]) -> list[Any]:
+        """Check and convert arguments by position, of which there are neither too few nor too many.
+
+        Raises:
+            InvalidParams: one of them is not of its type.
+        """
         converters = self._positional
         for index, value in enumerate(params[: len(converters)]):
             convert = converters[index]

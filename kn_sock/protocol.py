@@ -27,6 +27,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock import _codec
+from kn_sock._codec import UNREADABLE, Message, decode_message
 from kn_sock._documents import DocumentFramer
 from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
 from kn_sock._intercepted_serving import InterceptedServing
@@ -70,6 +71,9 @@ _FRAMERS: Final[dict[Framing, type[Framer]]] = {
     "lines": LineFramer,
     "documents": DocumentFramer,
 }
+
+# An OverlongLine is nothing that can be decoded.
+_UNUSUAL: Final = (*UNREADABLE, TypeError)
 
 # How long until it is looked again whether the last that was written has arrived.
 _LINGER: Final = 0.05
@@ -188,7 +192,7 @@ class RPCProtocol(LineReceiver):
         self._outbox = Outbox(write_of(transport), self._settings.turn)
         runner = self._settings.runner
         serve = InterceptedServing if runner.options.interceptors else Serving
-        self._serving: Serving = serve(self, self._session, self._outbox.put, runner)
+        self._serving: Serving = serve(self, self._session, self._outbox, runner)
         self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
         self._thread_id = get_ident()
         self._state = State.SECURING
@@ -292,13 +296,40 @@ class RPCProtocol(LineReceiver):
             self._close_when_answered()
 
     def _handle(self, lines: list[Line | OverlongLine]) -> None:
+        messages: list[Message] = []
         for line in lines:
-            if self._state is not State.OPEN:
-                break
-            if type(line) is OverlongLine:
-                self._act_on(self._session.receive_overlong(line))
-            else:
-                self.lineReceived(line)  # type: ignore[arg-type]  # an OverlongLine went above
+            try:
+                messages.append(decode_message(line))  # type: ignore[arg-type]  # see below
+            except _UNUSUAL:
+                if messages:
+                    self._serving.take(messages, self._receive)
+                    messages = []
+                if self._state is not State.OPEN:
+                    return
+                self._handle_unusual(line)
+        self._serving.take(messages, self._receive)
+
+    def _receive(self, message: Message) -> None:
+        if self._state is State.OPEN:
+            self._act_on(self._session.receive_message(message))
+
+    def _handle_unusual(self, line: Line | OverlongLine) -> None:
+        if isinstance(line, OverlongLine):
+            self._act_on(self._session.receive_overlong(line))
+            return
+        batch = self._session.receive_batch(line)
+        if batch is None:
+            event = self._session.receive_unusual(line)
+            for one in event if isinstance(event, list) else (event,):
+                self._act_on(one)
+            return
+        messages, reply = batch
+
+        def receive(message: Message) -> None:
+            if self._state is State.OPEN:
+                self._act_on(self._session.receive_member(message, reply))
+
+        self._serving.take(messages, receive, reply)
 
     def _go_on(self) -> None:
         self._backlog_timer = None
@@ -308,24 +339,15 @@ class RPCProtocol(LineReceiver):
 
     @override
     def lineReceived(self, line: Line) -> None:
-        event = self._session.receive(line)
-        if type(event) is Request:
-            self._serving.receive(event)
-        elif type(event) is Answered:
-            event.pending.succeed(event.result)
-        elif type(event) is list:
-            for one in event:
-                self._act_on(one)
-        elif event is not None:
-            self._act_on(cast("Event[PendingCall]", event))
+        self._handle([line])
 
     def _act_on(self, event: Event[PendingCall] | None) -> None:
         if self._state is not State.OPEN:
             return
-        if isinstance(event, Request):
-            self._serving.receive(event)
-        elif isinstance(event, Answered):
+        if isinstance(event, Answered):
             event.pending.succeed(event.result)
+        elif isinstance(event, Request):
+            self._serving.receive(event)
         elif isinstance(event, Failed):
             event.pending.fail(event.error)
         elif isinstance(event, Refusal):

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "_prometheus": {"_stats"},
     "_interceptors": set(),
     "_workers": set(),
-    "_outbox": set(),
+    "_outbox": {"_codec"},
     "_deadlines": set(),
     "_codec": {"errors", "_framing", "_text"},
     "_writer": {"_codec"},
@@ -51,6 +51,7 @@ ARROWS: dict[str, set[str]] = {
     "_admission": {"errors", "_session"},
     "_serving": {
         "errors",
+        "_outbox",
         "_session",
         "methods",
         "_admission",
@@ -70,7 +71,6 @@ ARROWS: dict[str, set[str]] = {
         "_serving",
         "_session",
         "_verdicts",
-        "_workers",
         "methods",
     },
     "_intercepted_calls": {"errors", "_call", "_interceptors", "_verbs", "connection"},
@@ -348,6 +348,8 @@ def test_only_the_codec_names_a_json_library() -> None:
         "_discover",
         "_call",
         "_conversion",
+        "_serving",
+        "_intercepted_serving",
     }
 
 

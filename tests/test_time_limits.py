@@ -254,17 +254,12 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
 def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
     network: MemoryNetwork,
 ) -> None:
-    class Taken(list[bool]):
-        """Looks free until it is asked for, as when a thread takes it in between."""
-
-        def pop(self, *_: Any) -> bool:
-            raise IndexError
-
     executor = ManualExecutor()
     wire = Wire(network, {"slow": lambda: 1}, executor=executor)
     wire.send(request(1, "slow", timeout=1))
-    (call,) = wire.server._serving._running
-    call._stop._claim = Taken([True])
+    (call,) = wire.server._serving._running.values()
+    # A thread takes it now.
+    wire.server._serving._lane.waiting.popleft()
     wire.advance(1)
     assert wire.take() == [too_late(1, maybe_executed=True)]
     assert call.cancelled
