@@ -41,6 +41,11 @@ class Reports:
         self._access_log = access_log
 
     @property
+    def wants_connections(self) -> bool:
+        """Whether connections are told of when they begin, and not only when they end."""
+        return self.stats is not None
+
+    @property
     def wants_all(self) -> bool:
         """Whether calls that succeed are told of, too."""
         return self.stats is not None or self._access_log is not None
@@ -48,7 +53,7 @@ class Reports:
     # --- connections ------------------------------------------------------------------------------
 
     def opened(self, connection: Any, outbox: Any, session: Any, serving: Any) -> ConnectionReport:
-        """Take note of a connection, and of what is asked for its figures."""
+        """Take note of a connection, and of what is asked for its figures; it may have ended."""
         report = ConnectionReport(self, connection, (outbox, session, serving))
         if self.stats is not None:
             self.stats.opened(report)
@@ -118,13 +123,12 @@ class ConnectionReport:
         parts: its outbox, its session, and what serves its calls.
     """
 
-    __slots__ = ("_connection", "_outbox", "_reports", "_serving", "_session", "_since")
+    __slots__ = ("_connection", "_outbox", "_reports", "_serving", "_session")
 
     def __init__(self, reports: Reports, connection: Any, parts: tuple[Any, Any, Any]) -> None:
         self._reports = reports
         self._connection = connection
         self._outbox, self._session, self._serving = parts
-        self._since = connection.reactor.seconds()
 
     # What `Stats` asks of it.
 
@@ -164,7 +168,7 @@ class ConnectionReport:
             "{peer}: connection closed after {seconds} s, {messages} messages, "
             "{received_bytes} bytes in, {sent_bytes} bytes out: {reason}",
             peer=connection.peer_text,
-            seconds=round(max(0.0, connection.reactor.seconds() - self._since), 3),
+            seconds=round(max(0.0, connection.reactor.seconds() - connection.opened_at), 3),
             messages=connection.messages,
             received_bytes=self.received_bytes,
             sent_bytes=self.sent_bytes,

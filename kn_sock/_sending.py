@@ -44,11 +44,10 @@ class SendAtOnce:
     anything that is wrong with it, is the transport's, as ever.
     """
 
-    __slots__ = ("_send", "_transport")
+    __slots__ = ("_transport",)
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self._send: Callable[[bytes], int] = transport.socket.send
 
     def __call__(self, data: bytes) -> None:
         """Write."""
@@ -64,7 +63,7 @@ class SendAtOnce:
             transport.write(data)
             return
         try:
-            sent = self._send(data)
+            sent = transport.socket.send(data)
         except OSError:
             # Not ready after all, or lost: the transport finds out which, and tells its protocol.
             sent = 0

@@ -10,7 +10,7 @@ Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -41,6 +41,9 @@ _BRACKET = ord("[")
 # members: more than requests commonly have.
 _BRACES = 4
 
+# Where the dialect has ids.
+_NONE_IN_ORDER: deque[int] = deque(maxlen=0)
+
 # Whatever the caller wants to find again when a reply comes.
 P = TypeVar("P")
 
@@ -68,8 +71,8 @@ class Request(Struct, eq=False, gc=False):
     number: int = 0
     # When it was read, likewise; None where it has ended by the end of that read.
     since: float | None = None
-    # Whether an error was sent in place of its result.
-    is_replaced: bool = False
+    # The error that was sent in place of its result, if one was.
+    replaced_by: RPCError | None = None
 
 
 class Cancel(Struct):
@@ -182,6 +185,13 @@ class Session(Generic[P]):
         unversioned: the dialect of requests with an id and without ``jsonrpc``.
     """
 
+    _first_id: int | None = None
+    _last_id = 0
+    # kn-sock 0.3 sends no ids: its replies come in the order of the requests.
+    _unanswered = _NONE_IN_ORDER
+    #: Replies to calls that had ended.
+    late_replies = 0
+
     def __init__(
         self,
         writer: Writer | None = None,
@@ -197,15 +207,9 @@ class Session(Generic[P]):
         self.dialect = self.writer.dialect
         self._max_line_bytes = max_line_bytes
         self._max_batch = max_batch
-        self._first_id: int | None = None
-        self._last_id = 0
         self._pending: dict[int, P] = {}
-        # kn-sock 0.3 sends no ids: its replies come in the order of the requests.
-        self._unanswered: deque[int] = deque()
-        #: Replies to calls that had ended.
-        self.late_replies = 0
-        #: Called where an error is sent in place of a result.
-        self.replaced: Callable[[Request, RPCError], object] = lambda *_: None
+        if self.dialect == "kn-sock":
+            self._unanswered = deque()
 
     # --- lines in ---------------------------------------------------------------------------------
 
@@ -462,8 +466,7 @@ class Session(Generic[P]):
             error = _codec.reply_too_long(size, limit)
             line = _codec.encode_error(request.dialect, request.id, error)
             if is_result:
-                request.is_replaced = True
-                self.replaced(request, error)
+                request.replaced_by = error
             if len(line) > limit:
                 # The id alone is that long.
                 line = _codec.encode_error(request.dialect, None, error)

@@ -23,13 +23,14 @@ from kn_sock._options import ServerOptions, check_flag, options_from
 from kn_sock._outbox import Turn
 from kn_sock._redial import Redialler
 from kn_sock._runner import Runner
+from kn_sock._settings import Settings
 from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
 from kn_sock._waiting import WaitingChannel
 from kn_sock._writer import Writer
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods import Functions, MethodTable
-from kn_sock.protocol import RPCProtocol, Settings
+from kn_sock.protocol import RPCProtocol
 
 __all__ = ["RPCClientService", "connect"]
 
@@ -119,13 +120,19 @@ class ClientFactory(Factory):
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> RPCProtocol:
-        protocol = RPCProtocol(
-            self.settings, made=self._connections.add, ended=self._connection_ended
-        )
+        protocol = RPCProtocol(self.settings, self)
         protocol.factory = self
         return protocol
 
-    def _connection_ended(self, protocol: RPCProtocol) -> None:
+    def connection_made(self, protocol: RPCProtocol) -> None:
+        """Take note of a connection."""
+        self._connections.add(protocol)
+
+    def connection_opened(self, protocol: RPCProtocol) -> None:
+        """Take note that a connection is of use: whoever dialled it waits for that."""
+
+    def connection_ended(self, protocol: RPCProtocol) -> None:
+        """Take note that a connection is gone."""
         self._connections.discard(protocol)
         self._ended(protocol)
         if not self._connections:

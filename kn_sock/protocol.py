@@ -6,11 +6,9 @@ them `_serving`'s and `_outgoing`'s. Both ends of a connection are this class.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted
@@ -21,21 +19,21 @@ from twisted.internet.interfaces import (
     IPushProducer,
 )
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock import _codec
-from kn_sock._codec import UNREADABLE, Message, decode_message
+from kn_sock._common import CommonServing
 from kn_sock._documents import DocumentFramer
-from kn_sock._framing import Framer, Line, LineFramer, OverlongLine
+from kn_sock._framing import Framer, LineFramer
+from kn_sock._inbound import Inbound, State
 from kn_sock._intercepted_serving import InterceptedServing
-from kn_sock._options import DRAIN_TIMEOUT, Framing, ServerOptions
-from kn_sock._outbox import Outbox, Turn
+from kn_sock._options import DRAIN_TIMEOUT, Framing
+from kn_sock._outbox import Outbox
 from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import address_text, certificate_of, process_of
-from kn_sock._runner import Runner
+from kn_sock._peer import NO_PROCESS, address_text, certificate_of, process_of
+from kn_sock._reports import ConnectionReport
 from kn_sock._sending import (
     can_half_close,
     is_tls,
@@ -43,23 +41,12 @@ from kn_sock._sending import (
     unsent_bytes,
     write_of,
 )
-from kn_sock._serving import Serving
-from kn_sock._session import (
-    Answered,
-    Cancel,
-    Complaint,
-    Event,
-    Failed,
-    Refusal,
-    Request,
-    Session,
-    Violation,
-)
+from kn_sock._session import Request, Session
+from kn_sock._settings import Settings
 from kn_sock._tls import tls_problem
-from kn_sock._verbs import CallOptions
 from kn_sock._watches import IdleWatch, StallWatch
 from kn_sock._writer import Writer
-from kn_sock.connection import Intercepts, RPCConnection
+from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
 from kn_sock.methods import Method
 
@@ -72,53 +59,25 @@ _FRAMERS: Final[dict[Framing, type[Framer]]] = {
     "documents": DocumentFramer,
 }
 
-# An OverlongLine is nothing that can be decoded.
-_UNUSUAL: Final = (*UNREADABLE, TypeError)
-
 # How long until it is looked again whether the last that was written has arrived.
 _LINGER: Final = 0.05
 
-# Lines handled before other connections have their turn.
-_QUANTUM: Final = 500
 
+class Owner(Protocol):
+    """What makes connections, and is told of their lives."""
 
-class State(enum.Enum):
-    """The life of a connection: each state may only be followed by a later one."""
+    def connection_made(self, protocol: RPCProtocol) -> None:
+        """Take note of one that has a transport."""
 
-    NEW = 0
-    # There is a transport, and TLS is at its handshake: nothing is written or read.
-    SECURING = 1
-    OPEN = 2
-    # No more input is looked at; what was written still goes out.
-    CLOSING = 3
-    LOST = 4
+    def connection_opened(self, protocol: RPCProtocol) -> None:
+        """Take note of one over which calls can be made."""
 
-
-@dataclasses.dataclass
-class Settings:
-    """What the connections of one factory share.
-
-    Attributes:
-        runner: the methods that the peer may call, and how they run.
-        turn: gathers what is written.
-        reactor: the reactor that they are on.
-        writer: writes our own calls, and numbers them across connections.
-        call_options: how they are made unless said otherwise.
-        handshake_timeout: seconds for the TLS handshake; ``None`` where something else ends it.
-        intercepting: runs the interceptors around them; ``None`` where there are none.
-    """
-
-    runner: Runner
-    turn: Turn
-    reactor: Any
-    writer: Writer = dataclasses.field(default_factory=Writer)
-    call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
-    handshake_timeout: float | None = None
-    intercepting: Intercepts | None = None
+    def connection_ended(self, protocol: RPCProtocol) -> None:
+        """Take note of one that is gone."""
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
-class RPCProtocol(LineReceiver):
+class RPCProtocol(Inbound):
     """Newline-delimited JSON-RPC over any stream transport; the same class at both ends.
 
     Made by `RPCServerFactory` and by the clients; its verbs are those of `connection`.
@@ -128,55 +87,37 @@ class RPCProtocol(LineReceiver):
     Spec: JSON-RPC 2.0, JSON-RPC 1.0, kn-sock 0.3, each message answered in its own dialect.
     """
 
-    delimiter = b"\n"
     # Any stream transport; what it offers beyond ITransport is asked for where it is used.
     transport: Any
     #: Who logged in, as the server's checker calls them; ``None`` where nobody has.
     identity: str | None = None
+    #: The process at the other end of a Unix socket.
+    peer_process = NO_PROCESS
+    _outbox: Outbox
     _connection: RPCConnection
+    _opening: Deferred[None] | None = None
+    _close_timer: IDelayedCall | None = None
+    _linger_timer: IDelayedCall | None = None
+    _stall_watch: StallWatch | None = None
+    _half_closes = False
+    # How much the peer had taken when that was last looked at.
+    _taken = 0
+    _is_reading = True
+    _peer_is_done = False
+    _close_waiters: tuple[Deferred[None], ...] = ()
+    # Why it was closed, where that is known.
+    _reason: str | None = None
+    # With what its calls ended.
+    _loss: tuple[str, BaseException | None] | None = None
+    # Whether the log was told why the connection was closed.
+    _is_reported = False
+    # None where nobody asks for the figures of connections.
+    _report: ConnectionReport | None = None
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        made: Callable[[RPCProtocol], object] = lambda _: None,
-        opened: Callable[[RPCProtocol], object] = lambda _: None,
-        ended: Callable[[RPCProtocol], object] = lambda _: None,
-    ) -> None:
-        options = settings.runner.options
+    def __init__(self, settings: Settings, owner: Owner) -> None:
         self._settings = settings
+        self._owner = owner
         self.reactor = settings.reactor
-        self._made = made
-        self._opened = opened
-        self._ended = ended
-        self._state = State.NEW
-        self._opening: Deferred[None] | None = None
-        self._framer = _FRAMERS[options.framing](options.max_line_bytes)
-        self._session: Session[PendingCall] = Session(
-            settings.writer,
-            max_line_bytes=options.max_line_bytes,
-            max_batch=options.max_batch,
-            unversioned=options.unversioned,
-        )
-        self._backlog: list[Line | OverlongLine] = []
-        self._backlog_timer: IDelayedCall | None = None
-        self._close_timer: IDelayedCall | None = None
-        self._linger_timer: IDelayedCall | None = None
-        self._half_closes = False
-        self._idle_watch: IdleWatch | None = None
-        # How much the peer had taken when that was last looked at.
-        self._taken = 0
-        self._is_reading = True
-        # The first bytes of the stream, until there are enough to tell what the peer speaks.
-        self._start: bytes | None = b""
-        self._peer_is_done = False
-        self._close_waiters: list[Deferred[None]] = []
-        self._reason: str | None = None
-        # Whether the log was told why the connection was closed.
-        self._is_reported = False
-        #: Lines that came, and what they had in bytes.
-        self.messages = 0
-        self.received_bytes = 0
 
     # --- the transport calls ----------------------------------------------------------------------
 
@@ -186,33 +127,57 @@ class RPCProtocol(LineReceiver):
         # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
             getattr(transport, option, lambda _: None)(True)
-        self._half_closes = can_half_close(transport) and undelivered_bytes(transport) is not None
-        self._look_at_peer()
-        self.peer_process = process_of(transport)
-        self._outbox = Outbox(write_of(transport), self._settings.turn)
-        runner = self._settings.runner
-        serve = InterceptedServing if runner.options.interceptors else Serving
-        self._serving: Serving = serve(self, self._session, self._outbox, runner)
-        self._outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
-        self._thread_id = get_ident()
+        if can_half_close(transport) and undelivered_bytes(transport) is not None:
+            self._half_closes = True
+        process = process_of(transport)
+        if process is not NO_PROCESS:
+            self.peer_process = process
+        settings = self._settings
+        runner = settings.runner
+        options = runner.options
+        self._framer = _FRAMERS[options.framing](options.max_line_bytes)
+        self._session = Session(
+            settings.writer,
+            max_line_bytes=options.max_line_bytes,
+            max_batch=options.max_batch,
+            unversioned=options.unversioned,
+        )
+        self._outbox = Outbox(write_of(transport), settings.turn)
+        serve = InterceptedServing if options.interceptors else CommonServing
+        self._serving = serve(self, self._session, self._outbox, runner)
+        settings.thread_id = get_ident()
         self._state = State.SECURING
-        self._seconds = self.reactor.seconds
-        self.read_at = self._seconds()
-        self._watch(self._settings.runner.options)
+        self.opened_at = self.read_at = self.reactor.seconds()
+        if options.idle_timeout is not None:
+            self._idle_watch = IdleWatch(
+                self.reactor, options.idle_timeout, self._is_busy, self._idle
+            )
         transport.registerProducer(self, True)
-        self._report = runner.reports.opened(self, self._outbox, self._session, self._serving)
-        self._made(self)
+        if runner.reports.wants_connections:
+            self._report = self._reporting()
+        self._owner.connection_made(self)
         if not is_tls(transport):
             self._become_open()
             return
         self._outbox.hold()
-        timeout = self._settings.handshake_timeout
+        timeout = settings.handshake_timeout
         if timeout is not None:
             self._close_timer = self.reactor.callLater(timeout, self._abort_handshake)
 
-    def _look_at_peer(self) -> None:
-        self.peer = self.transport.getPeer()
-        self.peer_text = address_text(self.peer)
+    @property
+    def peer(self) -> Any:
+        """The peer's address; behind a proxy that tells who calls, the caller's once it has."""
+        return self.transport.getPeer()
+
+    @property
+    @override
+    def peer_text(self) -> str:
+        return address_text(self.peer)
+
+    def _reporting(self) -> ConnectionReport:
+        """Give what there is to tell of this connection."""
+        reports = self._settings.runner.reports
+        return reports.opened(self, self._outbox, self._session, self._serving)
 
     def handshakeCompleted(self) -> None:
         """TLS is ready."""
@@ -225,141 +190,10 @@ class RPCProtocol(LineReceiver):
 
     def _become_open(self) -> None:
         self._state = State.OPEN
-        self._opened(self)
+        self._owner.connection_opened(self)
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.callback(None)
-
-    def _watch(self, options: ServerOptions) -> None:
-        self._stall_watch = StallWatch(
-            self.reactor,
-            options.send_timeout,
-            lambda: self._outbox.written_bytes - unsent_bytes(self.transport),
-            self._stalled,
-        )
-        if options.idle_timeout is not None:
-            self._idle_watch = IdleWatch(
-                self.reactor, options.idle_timeout, self._is_busy, self._idle
-            )
-
-    @override
-    def dataReceived(self, data: bytes) -> None:
-        if self._state is not State.OPEN:
-            return
-        if self._idle_watch is not None:
-            self._idle_watch.heard()
-        if self._start is not None and self._is_foreign(data):
-            return
-        lines = self._framer.feed(data)
-        self.received_bytes += len(data)
-        self.messages += len(lines)
-        if self._backlog:
-            self._backlog += lines
-        else:
-            self._process(lines)
-
-    def _is_foreign(self, data: bytes) -> bool:
-        """Look at the first bytes, and close the connection where they are of another protocol."""
-        # Behind a proxy that tells by a header who calls, the transport knows it by now.
-        self._look_at_peer()
-        self._outgoing.peer_text = self.peer_text
-        start = ((self._start or b"") + data.lstrip(b"\r\n"))[: _codec.FIRST_BYTES]
-        self._start = start if len(start) < _codec.FIRST_BYTES else None
-        name = _codec.other_protocol(start)
-        if name is None:
-            return False
-        log.warn(
-            "{peer} speaks {protocol}: closed, nothing was run",
-            peer=self.peer_text,
-            protocol=name,
-        )
-        self._refused(name.lower())
-        self._abort(f"the peer speaks {name}")
-        return True
-
-    def _process(self, lines: list[Line | OverlongLine]) -> None:
-        if len(lines) > _QUANTUM:
-            self._backlog = lines[_QUANTUM:]
-            del lines[_QUANTUM:]
-            self._backlog_timer = self.reactor.callLater(0, self._go_on)
-            self.update_reading()
-        turn = self._settings.turn
-        turn.hold()
-        #: When what is handled now was read, in the reactor's seconds.
-        self.read_at = self._seconds()
-        try:
-            self._handle(lines)
-            self._outgoing.proceed()
-        finally:
-            turn.release()
-        if self._serving.tells_when_idle:
-            self._close_when_answered()
-
-    def _handle(self, lines: list[Line | OverlongLine]) -> None:
-        messages: list[Message] = []
-        for line in lines:
-            try:
-                messages.append(decode_message(line))  # type: ignore[arg-type]  # see below
-            except _UNUSUAL:
-                if messages:
-                    self._serving.take(messages, self._receive)
-                    messages = []
-                if self._state is not State.OPEN:
-                    return
-                self._handle_unusual(line)
-        self._serving.take(messages, self._receive)
-
-    def _receive(self, message: Message) -> None:
-        if self._state is State.OPEN:
-            self._act_on(self._session.receive_message(message))
-
-    def _handle_unusual(self, line: Line | OverlongLine) -> None:
-        if isinstance(line, OverlongLine):
-            self._act_on(self._session.receive_overlong(line))
-            return
-        batch = self._session.receive_batch(line)
-        if batch is None:
-            event = self._session.receive_unusual(line)
-            for one in event if isinstance(event, list) else (event,):
-                self._act_on(one)
-            return
-        messages, reply = batch
-
-        def receive(message: Message) -> None:
-            if self._state is State.OPEN:
-                self._act_on(self._session.receive_member(message, reply))
-
-        self._serving.take(messages, receive, reply)
-
-    def _go_on(self) -> None:
-        self._backlog_timer = None
-        lines, self._backlog = self._backlog, []
-        self._process(lines)
-        self.update_reading()
-
-    @override
-    def lineReceived(self, line: Line) -> None:
-        self._handle([line])
-
-    def _act_on(self, event: Event[PendingCall] | None) -> None:
-        if self._state is not State.OPEN:
-            return
-        if isinstance(event, Answered):
-            event.pending.succeed(event.result)
-        elif isinstance(event, Request):
-            self._serving.receive(event)
-        elif isinstance(event, Failed):
-            event.pending.fail(event.error)
-        elif isinstance(event, Refusal):
-            self._serving.receive_refusal(event)
-        elif isinstance(event, Cancel):
-            self._serving.cancel(event.id)
-        elif isinstance(event, Complaint):
-            self._outgoing.complain(event.error)
-        elif isinstance(event, Violation):
-            log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=event.reason)
-            self._is_reported = True
-            self._abort(event.reason)
 
     def readConnectionLost(self) -> None:
         """The peer has sent all that it will: answer what it asked, then close."""
@@ -372,7 +206,7 @@ class RPCProtocol(LineReceiver):
             error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
             self._outbox.put(_codec.encode_error("2.0", None, error))
         self._peer_is_done = True
-        self._outgoing.end("the peer sends no more", None)
+        self._end_calls("the peer sends no more", None)
         self._close_when_answered()
 
     def writeConnectionLost(self) -> None:
@@ -415,55 +249,44 @@ class RPCProtocol(LineReceiver):
             self._end_watches()
             self._serving.end()
             text = self._reason or reason.getErrorMessage()
-            self._outgoing.end(text, reason.value)
+            self._end_calls(text, reason.value)
             self._outbox.close()
-            self._report.closed(None if self._is_reported else text)
-        self._ended(self)
+            report = self._report or self._reporting()
+            report.closed(None if self._is_reported else text)
+        self._owner.connection_ended(self)
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.errback(reason)
-        waiters, self._close_waiters = self._close_waiters, []
+        waiters, self._close_waiters = self._close_waiters, ()
         for waiter in waiters:
             waiter.callback(None)
 
+    @override
     def _refused(self, reason: str) -> None:
         """Take note that the log knows why the connection is closed before it could call."""
         self._is_reported = True
         self._settings.runner.reports.refused(reason)
-
-    def _settle_from(self, lines: list[Line | OverlongLine]) -> None:
-        """End our own calls whose replies are among these lines; nothing else counts now."""
-        for line in lines:
-            if isinstance(line, OverlongLine):
-                event: Any = self._session.receive_overlong(line)
-            else:
-                event = self._session.receive(line)
-            for one in event if isinstance(event, list) else (event,):
-                if isinstance(one, Answered):
-                    one.pending.succeed(one.result)
-                elif isinstance(one, Failed):
-                    one.pending.fail(one.error)
-
-    def _take_backlog(self) -> list[Line | OverlongLine]:
-        """Give what was read and left for later turns, which then do not come."""
-        lines, self._backlog = self._backlog, []
-        if self._backlog_timer is not None:
-            self._backlog_timer.cancel()
-            self._backlog_timer = None
-        return lines
 
     # --- how much is read and written -------------------------------------------------------------
 
     @override
     def pauseProducing(self) -> None:
         """The peer does not take what we write: begin nothing new until it does."""
+        if self._stall_watch is None:
+            self._stall_watch = StallWatch(
+                self.reactor,
+                self._settings.runner.options.send_timeout,
+                lambda: self._outbox.written_bytes - unsent_bytes(self.transport),
+                self._stalled,
+            )
         self._stall_watch.begin()
         self._serving.set_peer_reads(False)
 
     @override
     def resumeProducing(self) -> None:
         """The peer took what we wrote: go on."""
-        self._stall_watch.end()
+        if self._stall_watch is not None:
+            self._stall_watch.end()
         self._serving.set_peer_reads(True)
 
     @override
@@ -473,8 +296,9 @@ class RPCProtocol(LineReceiver):
     @property
     def awaits_replies(self) -> bool:
         """Whether calls of our own wait for this peer's replies."""
-        return self._outgoing.is_waiting
+        return self._outgoing is not None and self._outgoing.is_waiting
 
+    @override
     def update_reading(self) -> None:
         """Read on, or stop reading, by what is under way.
 
@@ -511,9 +335,9 @@ class RPCProtocol(LineReceiver):
             self._begin_close("nothing happened on it for idle_timeout")
 
     def _end_watches(self) -> None:
-        self._stall_watch.end()
-        if self._idle_watch is not None:
-            self._idle_watch.end()
+        for watch in (self._stall_watch, self._idle_watch):
+            if watch is not None:
+                watch.end()
 
     # --- calls that we make -----------------------------------------------------------------------
 
@@ -541,7 +365,7 @@ class RPCProtocol(LineReceiver):
             RuntimeError: this is not the reactor's thread.
         """
         self._check_thread()
-        self._outgoing.start(calls, line)
+        self._calls().start(calls, line)
         if not self._is_reading:
             self.update_reading()
 
@@ -553,11 +377,11 @@ class RPCProtocol(LineReceiver):
             RuntimeError: this is not the reactor's thread.
         """
         self._check_thread()
-        self._outgoing.notify(line)
+        self._calls().notify(line)
         return succeed(None)
 
     def _check_thread(self) -> None:
-        if get_ident() != self._thread_id:
+        if get_ident() != self._settings.thread_id:
             raise RuntimeError(
                 "a connection is for its reactor's thread; elsewhere, wait for it by "
                 "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
@@ -565,7 +389,24 @@ class RPCProtocol(LineReceiver):
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up, and tell the peer."""
-        return self._outgoing.cancel(call)
+        return self._calls().cancel(call)
+
+    @override
+    def _calls(self) -> Outgoing:
+        outgoing = self._outgoing
+        if outgoing is None:
+            outgoing = Outgoing(self._session, self._outbox, self.reactor, self.peer_text)
+            self._outgoing = outgoing
+            if self._loss is not None:
+                outgoing.end(*self._loss)
+        return outgoing
+
+    def _end_calls(self, reason: str, cause: BaseException | None) -> None:
+        """Fail our own calls, those under way and those that are still begun."""
+        if self._loss is None:
+            self._loss = (reason, cause)
+        if self._outgoing is not None:
+            self._outgoing.end(reason, cause)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -611,7 +452,7 @@ class RPCProtocol(LineReceiver):
         if self._state is State.LOST:
             return succeed(None)
         waiter: Deferred[None] = Deferred()
-        self._close_waiters.append(waiter)
+        self._close_waiters = (*self._close_waiters, waiter)
         return waiter
 
     def serving_is_idle(self) -> None:
@@ -631,6 +472,7 @@ class RPCProtocol(LineReceiver):
         self._close_when_answered()
         return self.when_closed()
 
+    @override
     def _close_when_answered(self) -> None:
         if self._state is not State.OPEN:
             return
@@ -654,12 +496,13 @@ class RPCProtocol(LineReceiver):
         # First, as what is written now may report back.
         self._state = State.CLOSING
         self._reason = reason
-        self._outgoing.tell_all_cancelled()
+        if self._outgoing is not None:
+            self._outgoing.tell_all_cancelled()
         self._settings.turn.flush()
         self._end_watches()
         self._take_backlog()
         self._serving.end()
-        self._outgoing.end(reason, None)
+        self._end_calls(reason, None)
         # A peer that never reads would hold up the close for ever.
         self._close_timer = self.reactor.callLater(DRAIN_TIMEOUT, self.abort)
         if not self._is_reading:
@@ -679,6 +522,13 @@ class RPCProtocol(LineReceiver):
         self._reason = "closed before the TLS handshake was done"
         self.abort()
 
+    @override
+    def _violated(self, reason: str) -> None:
+        log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=reason)
+        self._is_reported = True
+        self._abort(reason)
+
+    @override
     def _abort(self, reason: str) -> None:
         self._state = State.CLOSING
         self._reason = reason

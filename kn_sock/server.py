@@ -33,12 +33,13 @@ from kn_sock._peer import address_text
 from kn_sock._pem import server_options, tls_around
 from kn_sock._refusing import RefusingProtocol
 from kn_sock._runner import Runner
+from kn_sock._settings import Settings
 from kn_sock._stats import Stats
 from kn_sock._version import __version__
 from kn_sock._writer import Writer
 from kn_sock.auth import table_of
 from kn_sock.methods import Functions, MethodTable
-from kn_sock.protocol import RPCProtocol, Settings
+from kn_sock.protocol import RPCProtocol
 
 __all__ = ["RPCServerFactory", "RPCServerService"]
 
@@ -162,12 +163,7 @@ class RPCServerFactory(Factory):
         if most is not None and len(self.connections) + len(self._unopened) >= most:
             return self._refuse(most, addr)
         # Not every protocol that is built gets a connection: TLS may fail to begin.
-        protocol = RPCProtocol(
-            self._settings,
-            made=self._unopened.add,
-            opened=self._connection_opened,
-            ended=self._connection_ended,
-        )
+        protocol = RPCProtocol(self._settings, self)
         protocol.factory = self
         return protocol
 
@@ -183,13 +179,19 @@ class RPCServerFactory(Factory):
         self._refused.add(refusing)
         return refusing
 
-    def _connection_opened(self, protocol: RPCProtocol) -> None:
+    def connection_made(self, protocol: RPCProtocol) -> None:
+        """Take note of a connection, whose TLS handshake may be to come."""
+        self._unopened.add(protocol)
+
+    def connection_opened(self, protocol: RPCProtocol) -> None:
+        """Take note of a connection over which calls can come."""
         self._unopened.discard(protocol)
         self.connections.add(protocol)
         if self._gate is not None:
             self._gate.opened(protocol)
 
-    def _connection_ended(self, protocol: RPCProtocol) -> None:
+    def connection_ended(self, protocol: RPCProtocol) -> None:
+        """Take note that a connection is gone."""
         self._unopened.discard(protocol)
         self.connections.discard(protocol)
         if self._gate is not None:

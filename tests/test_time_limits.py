@@ -353,7 +353,7 @@ def test_nothing_is_kept_of_a_call_that_was_refused(network: MemoryNetwork, wait
     network.factory.drain()
     wire.send(*(request(number, "wait", timeout=1000) for number in range(2, 9)))
     assert {reply["error"]["code"] for reply in wire.take()} == {ErrorCode.SERVER_BUSY}
-    assert wire.server._serving._timed == {}
+    assert not wire.server._serving._time_limits
 
 
 # --- what the server says -------------------------------------------------------------------------

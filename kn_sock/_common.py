@@ -1,0 +1,161 @@
+"""The short way of common requests: all that one read delivered is served in one loop.
+
+Whatever is done for other requests by the many functions of `_serving` is done here by one, with
+the same outcome; every step that a call does not need costs more than what its method does. This is
+the hot path: measure what is changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec import UNSET
+from typing_extensions import override
+
+from kn_sock._answering import Connection
+from kn_sock._call import Call, current
+from kn_sock._codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
+from kn_sock._outbox import Outbox
+from kn_sock._runner import Runner
+from kn_sock._serving import PLAIN_TYPES, Serving
+from kn_sock._session import BatchReply, Request, Session
+from kn_sock.errors import InvalidParams
+from kn_sock.methods import Method
+
+set_current = current.set
+reset_current = current.reset
+
+# Looked up, and compared with: where no method may be called at once.
+_NONE: Final[Mapping[str, Method]] = {}
+
+
+class CommonServing(Serving):
+    """Serves the calls of one connection, the common ones by the short way.
+
+    Common is a request of the 2.0 dialect with an id, while requests may begin as they come, and
+    have no limit of time.
+    """
+
+    def __init__(
+        self,
+        protocol: Connection,
+        session: Session[Any],
+        outbox: Outbox,
+        runner: Runner,
+    ) -> None:
+        super().__init__(protocol, session, outbox, runner)
+        # The methods that may be called at once, by name: none where each call is looked at first.
+        self._at_once: Mapping[str, Method] = _NONE
+        self._guarded()
+
+    @override
+    def _guarded(self) -> None:
+        options = self._runner.options
+        looks_at_each = (
+            self._is_guarded
+            or self._is_over
+            or options.call_timeout is not None
+            or options.max_line_bytes < PLAIN_BYTES
+        )
+        self._at_once = _NONE if looks_at_each else self._methods
+
+    @override
+    def take(
+        self,
+        messages: list[Message],
+        otherwise: Callable[[Message], object],
+        batch: BatchReply | None = None,
+    ) -> None:
+        protocol, outbox = self._protocol, self._outbox
+        replies = outbox.replies if batch is None else batch.plain
+        uses_threads = self._runner.uses_threads
+        for message in messages:
+            method = self._at_once.get(message.method)  # type: ignore[arg-type]  # UNSET is no name
+            if (
+                method is None
+                or message.jsonrpc != "2.0"
+                or message.id is UNSET
+                or message.kwargs is not UNSET
+                or message.timeout is not UNSET
+                or message.traceparent is not UNSET
+            ):
+                otherwise(message)
+                continue
+            args: Any = message.params
+            kwargs: Any = None
+            request = Request(message.id, method.name, UNSET, UNSET, "2.0", True, batch)
+            if (
+                type(args) is not list
+                or not method.required <= len(args) <= method.most
+                or (method.kinds is not None and method.kinds != [*map(type, args)])
+            ):
+                try:
+                    args, kwargs = method.bind(args, None)
+                except InvalidParams as error:
+                    self._refuse(request, error)
+                    continue
+            call = Call(protocol, request)
+            if uses_threads and not method.on_reactor:
+                call._is_common = batch is None and type(message.id) is int
+                self._run_in_thread(call, method, args, kwargs)
+                continue
+            token = set_current(call)
+            try:
+                result = method.function(*args, **kwargs) if kwargs else method.function(*args)
+            except BaseException as exception:
+                call._is_over = True
+                self._refuse(request, self._runner.error_of(call, exception), exception)
+                continue
+            finally:
+                reset_current(token)
+            if type(result) not in PLAIN_TYPES:
+                self._answer_later(call, result)
+                continue
+            call._is_over = True
+            if (
+                type(message.id) is not int
+                or self._is_over
+                or not (
+                    (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
+                )
+            ):
+                self._answer(request, result)
+                continue
+            if batch is not None:
+                batch.awaited -= 1
+            elif not replies:
+                outbox.begin()
+            replies.append(Success("2.0", message.id, result))
+            if self._records is not None:
+                self._records.ended(request)
+        self._end_batch(batch)
+
+    @override
+    def _jobs_ended(self) -> None:
+        ended = self._own_lane().ended
+        outbox, replies, running = self._outbox, self._outbox.replies, self._running
+        # Those that end meanwhile are told of anew, so that others have their turn.
+        for _ in range(len(ended)):
+            call = ended.popleft()
+            result = call._result
+            if (
+                not (type(call) is Call and call._is_common and call._error is None)
+                or self._is_over
+                or self._unread is not None
+                or not (
+                    (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
+                )
+            ):
+                self._try_to_end(call)
+                continue
+            call._is_over = True
+            call._stop = None
+            del running[call._key]
+            if not replies:
+                outbox.begin()
+            replies.append(Success("2.0", call._request.id, result))
+            if self._records is not None:
+                self._records.ended(call._request)
+            if self._at_once is _NONE or self.tells_when_idle:
+                self._proceed()
