@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ from kn_sock.errors import CallTimeout
 if TYPE_CHECKING:
     from kn_sock._peer import PeerProcess
     from kn_sock.connection import RPCConnection
+
+# Stands for what is under way for a call that a thread has, or is to have.
+IN_THREAD: Final = object()
 
 current: ContextVar[Call] = ContextVar("kn_sock.current_call")
 
@@ -30,23 +33,24 @@ class Call(Struct, eq=False):
 
     _protocol: Any
     _request: Any
-    cancelled: bool = False
-    # The Deferred or the job that is under way for it.
+    # What a thread runs for it.
+    _function: Any = None
+    _args: Sequence[Any] = ()
+    _kwargs: Mapping[str, Any] | None = None
+    # By which it is found among those that are under way.
+    _key: Any = None
+    # Whether nothing but its result is needed to answer it: see `_common`.
+    _is_common: bool = False
+    # What is under way for it: a Deferred, or `IN_THREAD`.
     _stop: Any = None
+    # What came of the function that a thread ran.
+    _result: Any = None
+    _error: BaseException | None = None
+    cancelled: bool = False
     # Whether its caller has been told something already: that it took too long.
     _is_answered: bool = False
     # Whether the method has ended. What it left running has time of its own.
     _is_over: bool = False
-    # By which it is found among those that are under way.
-    _key: Any = None
-    # Whether nothing but its result is needed to answer it: see `Serving.take`.
-    _is_common: bool = False
-    # What a thread runs for it, and what came of that.
-    _function: Any = None
-    _args: Sequence[Any] = ()
-    _kwargs: Mapping[str, Any] | None = None
-    _result: Any = None
-    _error: BaseException | None = None
 
     def _run(self) -> None:
         token = current.set(self)

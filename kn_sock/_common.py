@@ -7,19 +7,20 @@ the hot path: measure what is changed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import UNSET
 from typing_extensions import override
 
 from kn_sock._answering import Connection
-from kn_sock._call import Call, current
+from kn_sock._call import IN_THREAD, Call, current
 from kn_sock._codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
 from kn_sock._outbox import Outbox
 from kn_sock._runner import Runner
 from kn_sock._serving import PLAIN_TYPES, Serving
 from kn_sock._session import BatchReply, Request, Session
+from kn_sock._verdicts import no_thread
 from kn_sock.errors import InvalidParams
 from kn_sock.methods import Method
 
@@ -69,7 +70,7 @@ class CommonServing(Serving):
     ) -> None:
         protocol, outbox = self._protocol, self._outbox
         replies = outbox.replies if batch is None else batch.plain
-        uses_threads = self._runner.uses_threads
+        uses_threads, running = self._runner.uses_threads, self._running
         for message in messages:
             method = self._at_once.get(message.method)  # type: ignore[arg-type]  # UNSET is no name
             if (
@@ -95,11 +96,13 @@ class CommonServing(Serving):
                 except InvalidParams as error:
                     self._refuse(request, error)
                     continue
-            call = Call(protocol, request)
             if uses_threads and not method.on_reactor:
-                call._is_common = batch is None and type(message.id) is int
-                self._run_in_thread(call, method, args, kwargs)
+                if batch is None and type(message.id) is int and message.id not in running:
+                    self._submit(request, method, args, kwargs)
+                else:
+                    self._run_in_thread(Call(protocol, request), method, args, kwargs)
                 continue
+            call = Call(protocol, request)
             token = set_current(call)
             try:
                 result = method.function(*args, **kwargs) if kwargs else method.function(*args)
@@ -130,6 +133,22 @@ class CommonServing(Serving):
             if self._records is not None:
                 self._records.ended(request)
         self._end_batch(batch)
+
+    def _submit(
+        self, request: Request, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
+    ) -> None:
+        """Have a thread run a common call, of whose id there is no other under way."""
+        protocol, key, running = self._protocol, request.id, self._running
+        request.since = protocol.read_at
+        call = Call(protocol, request, method.function, args, kwargs, key, True, IN_THREAD)
+        try:
+            self._runner.submit(call, self._lane or self._own_lane())
+        except RuntimeError as problem:
+            self._refuse(request, no_thread(problem))
+            return
+        running[key] = call
+        if len(running) >= self._most:
+            self._admitting().check_capacity()
 
     @override
     def _jobs_ended(self) -> None:

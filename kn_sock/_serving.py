@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from kn_sock._admission import Admission
 from kn_sock._answering import Answering, Connection
-from kn_sock._call import Call, current, run_as
+from kn_sock._call import IN_THREAD, Call, current, run_as
 from kn_sock._codec import (
     Message,
 )
@@ -36,9 +36,6 @@ log = Logger()
 
 set_current = current.set
 reset_current = current.reset
-
-# Stands for what stops a call that a thread has, or is to have.
-_IN_THREAD: Final = object()
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 PLAIN_TYPES: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
@@ -187,7 +184,7 @@ class Serving(Answering):
             except Exception:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
-        elif stop is _IN_THREAD:
+        elif stop is IN_THREAD:
             self._end_waiting(call, CANCELLED)
 
     def _end_waiting(self, call: Call, verdict: RPCError) -> bool:
@@ -214,7 +211,7 @@ class Serving(Answering):
     def _expire(self, late: Request | Call) -> None:
         """End what has not ended in time."""
         if isinstance(late, Call):
-            is_in_thread = late._stop is _IN_THREAD
+            is_in_thread = late._stop is IN_THREAD
             unbegun = too_late(maybe_executed=False)
             if is_in_thread and self._end_waiting(late, unbegun):
                 return
@@ -290,7 +287,7 @@ class Serving(Answering):
         except RuntimeError as problem:
             self._refuse(call._request, no_thread(problem))
             return
-        call._stop = _IN_THREAD
+        call._stop = IN_THREAD
         self._begun(call)
 
     def _own_lane(self) -> Lane:

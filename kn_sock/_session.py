@@ -62,6 +62,8 @@ class Request(Struct, eq=False, gc=False):
     dialect: Dialect
     expects_reply: bool
     batch: BatchReply | None = None
+    # When it was read, in the reactor's seconds: None where it has ended by the end of that read.
+    since: float | None = None
     # Seconds for which the caller still waits, when it came.
     timeout: float | None = None
     traceparent: str | None = None
@@ -69,8 +71,6 @@ class Request(Struct, eq=False, gc=False):
     deadline: float | None = None
     # By which its deadline finds it; 0 where it has none.
     number: int = 0
-    # When it was read, likewise; None where it has ended by the end of that read.
-    since: float | None = None
     # The error that was sent in place of its result, if one was.
     replaced_by: RPCError | None = None
 
@@ -283,6 +283,7 @@ class Session(Generic[P]):
             dialect,
             expects_reply,
             batch if expects_reply else None,
+            None,
             _seconds(message.timeout),
             message.traceparent if isinstance(message.traceparent, str) else None,
         )

@@ -84,6 +84,7 @@ ARROWS: dict[str, set[str]] = {
         "_runner",
         "_serving",
         "_session",
+        "_verdicts",
         "methods",
     },
     "_intercepted_serving": {
