@@ -28,14 +28,10 @@ from kn_sock.protocol import RPCProtocol
 log = Logger()
 
 
-class BlockingCall(PendingCall):
+class BlockingCall(PendingCall, kw_only=True):
     """A call whose outcome a thread waits for."""
 
-    __slots__ = ("outcome",)
-
-    def __init__(self, method: str, timeout: float | None, thread: ReactorThread) -> None:
-        super().__init__(method, timeout)
-        self.outcome = Outcome(thread)
+    outcome: Outcome
 
     def succeed(self, result: Any) -> None:
         self.outcome.succeed(result)
@@ -75,15 +71,18 @@ class CallFuture(Future[Any]):
         return give_up
 
 
-class FutureCall(PendingCall):
+class FutureCall(PendingCall, kw_only=True):
     """A call whose outcome a `concurrent.futures.Future` gets."""
 
-    __slots__ = ("future",)
+    # The connection stays open for what the future waits for.
+    handle: Handle
+    future: CallFuture = None  # type: ignore[assignment]  # made below
 
-    def __init__(self, method: str, timeout: float | None, handle: Handle) -> None:
-        super().__init__(method, timeout)
-        # The future holds the handle: the connection stays open for what it waits for.
-        self.future = CallFuture(lambda: handle.link.give_up(self))
+    def __post_init__(self) -> None:
+        self.future = CallFuture(self._give_up)
+
+    def _give_up(self) -> None:
+        self.handle.link.give_up(self)
 
     def succeed(self, result: Any) -> None:
         self._settle(self.future.set_result, result)

@@ -35,10 +35,10 @@ class Outbox:
     def put(self, line: bytes) -> int:
         """Add a line, and return its number, by which it can be withdrawn until it is written."""
         lines = self._lines
+        number = self._written + len(lines)
         if not lines:
             self._turn.add(self)
         lines.append(line)
-        number = self._written + len(lines) - 1
         if len(line) > _LARGE_BYTES:
             # Not gathered any further: the transport has to be able to say that it is too much.
             self.flush()

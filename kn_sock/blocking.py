@@ -28,7 +28,7 @@ from kn_sock._interceptors import Interceptor
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._listening import LISTEN_BACKLOG
 from kn_sock._options import check_count
-from kn_sock._reactor_thread import ReactorThread, reactor_thread
+from kn_sock._reactor_thread import Outcome, ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
@@ -157,7 +157,7 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = BlockingCall(method, time_left(self._options.timeout), link.thread)
+        call = BlockingCall(method, time_left(self._options.timeout), outcome=Outcome(link.thread))
         try:
             link.begin(call, args, kwargs, self._options)
             return call.outcome.wait()
@@ -195,7 +195,7 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = FutureCall(method, time_left(self._options.timeout), self._handle)
+        call = FutureCall(method, time_left(self._options.timeout), handle=self._handle)
         link.begin(call, args, kwargs, self._options)
         return call.future
 

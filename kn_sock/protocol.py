@@ -10,7 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted
@@ -142,6 +142,8 @@ class RPCProtocol(LineReceiver):
         options = settings.runner.options
         self._settings = settings
         self.reactor = settings.reactor
+        #: What writes requests for this connection.
+        self.writer = settings.writer
         self._made = made
         self._opened = opened
         self._ended = ended
@@ -506,11 +508,6 @@ class RPCProtocol(LineReceiver):
             made = RPCConnection(self, settings.call_options, settings.intercepting)
             return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
-    @property
-    def writer(self) -> Writer:
-        """What writes requests for this connection."""
-        return self._settings.writer
-
     def start(self, calls: list[PendingCall], line: bytes) -> None:
         """Send a line, and wait for the replies to the calls that it makes.
 
@@ -518,7 +515,8 @@ class RPCProtocol(LineReceiver):
             ConnectionLost: the connection has ended, and the line makes no call that could fail.
             RuntimeError: this is not the reactor's thread.
         """
-        self._check_thread()
+        if get_ident() != self._thread_id:
+            self._wrong_thread()
         self._outgoing.start(calls, line)
         if not self._is_reading:
             self.update_reading()
@@ -530,16 +528,17 @@ class RPCProtocol(LineReceiver):
             ConnectionLost: the connection has ended.
             RuntimeError: this is not the reactor's thread.
         """
-        self._check_thread()
+        if get_ident() != self._thread_id:
+            self._wrong_thread()
         self._outgoing.notify(line)
         return succeed(None)
 
-    def _check_thread(self) -> None:
-        if get_ident() != self._thread_id:
-            raise RuntimeError(
-                "a connection is for its reactor's thread; elsewhere, wait for it by "
-                "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
-            )
+    @staticmethod
+    def _wrong_thread() -> NoReturn:
+        raise RuntimeError(
+            "a connection is for its reactor's thread; elsewhere, wait for it by "
+            "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
+        )
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up, and tell the peer."""
