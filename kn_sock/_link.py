@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextvars import copy_context
@@ -49,8 +48,7 @@ class CallFuture(Future[Any]):
 
     def __init__(self, give_up: Callable[[], object]) -> None:
         super().__init__()
-        self._give_up: Callable[[], object] | None = give_up
-        self._claiming = threading.Lock()
+        self._give_up = give_up
 
     def cancel(self) -> bool:
         """Cancel the call, unless its outcome is there."""
@@ -66,8 +64,8 @@ class CallFuture(Future[Any]):
 
     def release(self) -> Callable[[], object] | None:
         """Let go of what cancels the call; give it to the first who asks."""
-        with self._claiming:
-            give_up, self._give_up = self._give_up, None
+        # One step, which two threads cannot both take.
+        give_up: Callable[[], object] | None = vars(self).pop("_give_up", None)
         return give_up
 
 
