@@ -377,7 +377,6 @@ def encode_request(
     method: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    *,
     timeout: float | None = None,
     traceparent: str | None = None,
 ) -> bytes:
@@ -391,17 +390,23 @@ def encode_request(
     """
     message: Struct
     if dialect == "2.0":
-        message = _Request("2.0", UNSET if request_id is None else request_id, method)
-        if args:
-            message.params = args
-            if kwargs:
-                message.kwargs = kwargs
-        elif kwargs:
-            message.params = kwargs
+        known_id = UNSET if request_id is None else request_id
+        # A call without arguments has no params, as some servers never answer an empty list.
+        message = _Request("2.0", known_id, method, args or kwargs or UNSET)
+        if args and kwargs:
+            message.kwargs = kwargs
         if timeout is not None:
             message.timeout = timeout
         if traceparent is not None:
             message.traceparent = traceparent
+        try:
+            line = _encode_lines([message])
+            # The common case, without another call. To look for a letter of null, of which few
+            # lines have any, takes a tenth of the time that it takes to look for the word.
+            if 0x75 not in line or line.find(b"null") < 0:
+                return line
+        except _UNENCODABLE:
+            pass
     elif dialect == "1.0":
         if kwargs:
             raise TypeError("JSON-RPC 1.0 has no named arguments; pass them by position")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Container
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -20,53 +21,74 @@ class Deadlines:
         expired: called with the id of each open call whose time has come.
     """
 
-    __slots__ = ("_clock", "_expired", "_heap", "_open", "_timer")
+    __slots__ = ("_clock", "_expired", "_in_order", "_open", "_others", "_seconds", "_timer")
 
     def __init__(
         self, clock: IReactorTime, open_calls: Container[int], expired: Callable[[int], object]
     ) -> None:
         self._clock = clock
+        self._seconds = clock.seconds
         self._open = open_calls
         self._expired = expired
-        self._heap: list[tuple[float, int]] = []
+        # Nearly all calls may take equally long, so that their times come as they do: each of these
+        # is later than the one before. The others are in a heap.
+        self._in_order: deque[tuple[float, int]] = deque()
+        self._others: list[tuple[float, int]] = []
         self._timer: IDelayedCall | None = None
 
     def add(self, call_id: int, seconds: float, open_count: int) -> None:
         """Watch an open call that may take so many seconds; *open_count* are open in all."""
-        when = self._clock.seconds() + seconds
-        heap = self._heap
-        if len(heap) > _FEW + 2 * open_count:
-            heap[:] = [entry for entry in heap if entry[1] in self._open]
-            heapq.heapify(heap)
-        heapq.heappush(heap, (when, call_id))
+        when = self._seconds() + seconds
+        in_order = self._in_order
+        if len(in_order) + len(self._others) > _FEW + 2 * open_count:
+            self._drop_settled()
+        if in_order and in_order[-1][0] <= when:
+            # The timer is set for that one, or for one that is earlier still.
+            in_order.append((when, call_id))
+            return
+        if in_order:
+            heapq.heappush(self._others, (when, call_id))
+        else:
+            in_order.append((when, call_id))
         if self._timer is None:
             self._timer = self._clock.callLater(seconds, self._check)
-        elif heap[0][1] == call_id and when < self._timer.getTime():
+        elif when < self._timer.getTime():
             self._timer.reset(seconds)
+
+    def _drop_settled(self) -> None:
+        # In place: who calls this has hold of them.
+        left = [entry for entry in self._in_order if entry[1] in self._open]
+        self._in_order.clear()
+        self._in_order.extend(left)
+        self._others[:] = [entry for entry in self._others if entry[1] in self._open]
+        heapq.heapify(self._others)
 
     def times(self) -> dict[int, float]:
         """Give when the time of each open call comes, in the clock's seconds."""
-        return {call_id: when for when, call_id in self._heap if call_id in self._open}
+        every = (*self._in_order, *self._others)
+        return {call_id: when for when, call_id in every if call_id in self._open}
 
     def stop(self) -> None:
         """Forget them all."""
-        self._heap.clear()
+        self._in_order.clear()
+        self._others.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _check(self) -> None:
         self._timer = None
-        now = self._clock.seconds()
-        heap = self._heap
+        now = self._seconds()
+        in_order, others = self._in_order, self._others
         due = []
-        while heap and (heap[0][0] <= now or heap[0][1] not in self._open):
-            call_id = heapq.heappop(heap)[1]
-            if call_id in self._open:
-                due.append(call_id)
-        if heap:
-            self._timer = self._clock.callLater(heap[0][0] - now, self._check)
-        # Last, as what it calls may add to the heap, or stop all of this.
-        for call_id in due:
+        while in_order and (in_order[0][0] <= now or in_order[0][1] not in self._open):
+            due.append(in_order.popleft())
+        while others and (others[0][0] <= now or others[0][1] not in self._open):
+            due.append(heapq.heappop(others))
+        next_times = [entries[0][0] for entries in (in_order, others) if entries]
+        if next_times:
+            self._timer = self._clock.callLater(min(next_times) - now, self._check)
+        # Last, as what it calls may add to them, or stop all of this.
+        for _, call_id in sorted(due):
             if call_id in self._open:
                 self._expired(call_id)

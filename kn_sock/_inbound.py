@@ -168,8 +168,13 @@ class Inbound(LineReceiver):
         self._serving.take(messages, self._receive)
 
     def _receive(self, message: Message) -> None:
-        if self._state is State.OPEN:
-            self._act_on(self._session.receive_message(message))
+        if self._state is not State.OPEN:
+            return
+        event = self._session.receive_message(message)
+        if type(event) is Answered:
+            event.pending.succeed(event.result)
+        else:
+            self._act_on(event)
 
     def _handle_unusual(self, line: Line | OverlongLine) -> None:
         if isinstance(line, OverlongLine):

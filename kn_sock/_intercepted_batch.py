@@ -40,19 +40,15 @@ class Intercepting(InterceptedCalls):
         return batch.deferred
 
 
-class _Member(PendingCall):
+class _Member(PendingCall, kw_only=True):
     """One call or notification of the batch, from its innermost ``proceed()`` to its outcome."""
 
-    __slots__ = ("call", "outcome", "timer")
-
-    def __init__(self, call: OutgoingCall, timeout: float | None, unit: _InterceptedBatch) -> None:
-        super().__init__(call.method, timeout)
-        self.call = call
-        self.unit = unit
-        # An interceptor that gives it up is obeyed; the others of its line go on.
-        self.outcome: Deferred[Any] = Deferred()
-        # Runs while it waits for the others; after that it has its deadline, as any call.
-        self.timer: IDelayedCall | None = None
+    call: OutgoingCall
+    unit: _InterceptedBatch
+    # An interceptor that gives it up is obeyed; the others of its line go on.
+    outcome: Deferred[Any]
+    # Runs while it waits for the others; after that it has its deadline, as any call.
+    timer: IDelayedCall | None = None
 
     def stop_timer(self) -> None:
         """Leave it the time that it has left."""
@@ -109,7 +105,9 @@ class _InterceptedBatch:
         if place not in self._held:
             # The batch is on its way; an interceptor tries once more.
             return send_alone(self._channel, self._options, call, timeout)
-        member = self._members[place] = _Member(call, timeout, self)
+        member = self._members[place] = _Member(
+            call.method, timeout, call=call, unit=self, outcome=Deferred()
+        )
         if timeout is not None and len(self._held) > 1:
             member.timer = self._reactor.callLater(timeout, self._expire, member)
         self._release(place)

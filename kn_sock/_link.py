@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextvars import copy_context
@@ -28,14 +27,10 @@ from kn_sock.protocol import RPCProtocol
 log = Logger()
 
 
-class BlockingCall(PendingCall):
+class BlockingCall(PendingCall, kw_only=True):
     """A call whose outcome a thread waits for."""
 
-    __slots__ = ("outcome",)
-
-    def __init__(self, method: str, timeout: float | None, thread: ReactorThread) -> None:
-        super().__init__(method, timeout)
-        self.outcome = Outcome(thread)
+    outcome: Outcome
 
     def succeed(self, result: Any) -> None:
         self.outcome.succeed(result)
@@ -53,8 +48,7 @@ class CallFuture(Future[Any]):
 
     def __init__(self, give_up: Callable[[], object]) -> None:
         super().__init__()
-        self._give_up: Callable[[], object] | None = give_up
-        self._claiming = threading.Lock()
+        self._give_up = give_up
 
     def cancel(self) -> bool:
         """Cancel the call, unless its outcome is there."""
@@ -70,20 +64,23 @@ class CallFuture(Future[Any]):
 
     def release(self) -> Callable[[], object] | None:
         """Let go of what cancels the call; give it to the first who asks."""
-        with self._claiming:
-            give_up, self._give_up = self._give_up, None
+        # One step, which two threads cannot both take.
+        give_up: Callable[[], object] | None = vars(self).pop("_give_up", None)
         return give_up
 
 
-class FutureCall(PendingCall):
+class FutureCall(PendingCall, kw_only=True):
     """A call whose outcome a `concurrent.futures.Future` gets."""
 
-    __slots__ = ("future",)
+    # The connection stays open for what the future waits for.
+    handle: Handle
+    future: CallFuture = None  # type: ignore[assignment]  # made below
 
-    def __init__(self, method: str, timeout: float | None, handle: Handle) -> None:
-        super().__init__(method, timeout)
-        # The future holds the handle: the connection stays open for what it waits for.
-        self.future = CallFuture(lambda: handle.link.give_up(self))
+    def __post_init__(self) -> None:
+        self.future = CallFuture(self._give_up)
+
+    def _give_up(self) -> None:
+        self.handle.link.give_up(self)
 
     def succeed(self, result: Any) -> None:
         self._settle(self.future.set_result, result)

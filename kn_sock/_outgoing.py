@@ -10,6 +10,7 @@ from collections import deque
 from itertools import groupby
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -63,27 +64,24 @@ class Again:
         self.loss: ConnectionLost | None = None
 
 
-class PendingCall:
+class PendingCall(Struct, eq=False):
     """One call that waits for its reply. What is done with the outcome is the subclass's.
 
-    Args:
+    Attributes:
         method: the name, for the text of errors.
         timeout: seconds to wait for the reply; ``None`` for no limit.
     """
 
-    __slots__ = ("again", "call_id", "keeper", "line_number", "method", "timeout", "unit")
-
-    def __init__(self, method: str, timeout: float | None) -> None:
-        self.method = method
-        self.timeout = timeout
-        self.call_id = 0
-        self.line_number = 0
-        # What the calls of one batch share; None for a call alone.
-        self.unit: Unit | None = None
-        # What the loss of the connection is told to; for a batch, the first call has it.
-        self.keeper: Keeper | None = None
-        # Shared by the calls of a batch; None where the call must not be run twice.
-        self.again: Again | None = None
+    method: str
+    timeout: float | None
+    call_id: int = 0
+    line_number: int = 0
+    # What the calls of one batch share; None for a call alone.
+    unit: Unit | None = None
+    # What the loss of the connection is told to; for a batch, the first call has it.
+    keeper: Keeper | None = None
+    # Shared by the calls of a batch; None where the call must not be run twice.
+    again: Again | None = None
 
     @property
     def was_written_before(self) -> bool:
@@ -176,11 +174,13 @@ class Outgoing:
                 call.fail(self._lost_error(call, maybe_executed=False))
             return
         session = self._session
+        pending = session.pending
+        in_flight = len(pending)
         for call in calls:
             session.expect(call.call_id, call)
             if call.timeout is not None:
-                self._deadlines.add(call.call_id, call.timeout, len(session.pending))
-        if self._queued or len(session.pending) - len(calls) >= _MOST_IN_FLIGHT:
+                self._deadlines.add(call.call_id, call.timeout, len(pending))
+        if in_flight >= _MOST_IN_FLIGHT or self._queued:
             self._queue(calls, line)
             return
         number = self._outbox.put(line)

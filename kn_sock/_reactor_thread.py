@@ -14,6 +14,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -48,25 +49,33 @@ class Outcome:
     would only have its traceback printed over the program's last output.
     """
 
-    __slots__ = ("_error", "_lock", "_result", "_thread")
+    __slots__ = ("_error", "_lock", "_result", "_thread", "is_there")
 
     def __init__(self, thread: ReactorThread) -> None:
         self._thread = thread
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        # Only who has to wait makes one: of many calls at once, most have ended by then.
+        self._lock: threading.Lock | None = None
         self._result: Any = None
         self._error: BaseException | None = None
+        #: Whether it has been told.
+        self.is_there = False
 
     def succeed(self, result: Any) -> None:
         """Give the result."""
-        if self._lock.locked():
+        if not self.is_there:
             self._result = result
-            self._lock.release()
+            self._wake()
 
     def fail(self, error: BaseException) -> None:
         """Give the error."""
-        if self._lock.locked() and not self._thread.is_ending:
+        if not self.is_there and not self._thread.is_ending:
             self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        # In this order, as `wait` does the opposite: one of the two sees what the other has set.
+        self.is_there = True
+        if self._lock is not None:
             self._lock.release()
 
     def wait(self) -> Any:
@@ -75,7 +84,10 @@ class Outcome:
         Raises:
             Whatever error it was.
         """
-        while not self._lock.acquire(timeout=_SLICE):
+        lock = threading.Lock()
+        lock.acquire()
+        self._lock = lock
+        while not (self.is_there or lock.acquire(timeout=_SLICE)):
             # At the interpreter's end daemon threads are left waiting; others run exit handlers.
             is_left = self._thread.is_ending and threading.current_thread().daemon
             if not self._thread.is_alive and not is_left:
@@ -129,6 +141,7 @@ class ReactorThread:
         self._thread = threading.Thread(target=self._run, name="kn_sock-reactor", daemon=True)
         self._thread.start()
         is_running.wait()
+        self._ident = self._thread.ident
 
     def _run(self) -> None:
         try:
@@ -154,9 +167,9 @@ class ReactorThread:
                 "this was made before fork(); its connection belongs to the parent process. "
                 "Make a new one in the child"
             )
-        if self.is_ending or not self.is_alive:
+        if self.is_ending or self._has_ended:
             raise ConnectionLost("the reactor's thread has ended", maybe_executed=False)
-        if threading.get_ident() == self._thread.ident:
+        if get_ident() == self._ident:
             raise RuntimeError(
                 "a blocking call on the reactor's thread would wait for itself; "
                 "use current_call().connection or kn_sock.connect there, or remove @in_reactor"

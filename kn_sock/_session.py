@@ -10,7 +10,6 @@ Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -207,7 +206,8 @@ class Session(Generic[P]):
         self.dialect = self.writer.dialect
         self._max_line_bytes = max_line_bytes
         self._max_batch = max_batch
-        self._pending: dict[int, P] = {}
+        #: The calls that wait for a reply, in the order in which they were made.
+        self.pending: dict[int, P] = {}
         if self.dialect == "kn-sock":
             self._unanswered = deque()
 
@@ -250,7 +250,7 @@ class Session(Generic[P]):
         if self._is_answered_in_order:
             request_id = self._unanswered.popleft()
         if type(request_id) is int:
-            pending = self._pending.pop(request_id, None)
+            pending = self.pending.pop(request_id, None)
             if pending is not None:
                 return Failed(pending, error)
             if self._was_issued(request_id):
@@ -328,9 +328,7 @@ class Session(Generic[P]):
             found = _codec.decode_unusual(line, self._most_members)
         except NoMessageError as problem:
             head = _codec.read_head(bytes(line[:PREFIX_BYTES]))
-            if (head.is_reply and self._pending) or (
-                self.dialect == "kn-sock" and self._unanswered
-            ):
+            if (head.is_reply and self.pending) or (self.dialect == "kn-sock" and self._unanswered):
                 text = f"the peer's reply cannot be read: {problem}"
                 return self._fail_unread(head, InternalError(text))
             return self._refusal_of(problem)
@@ -345,7 +343,7 @@ class Session(Generic[P]):
     @property
     def _most_members(self) -> int:
         # The replies to a batch of ours may be more than we would take of requests.
-        return max(self._max_batch, len(self._pending))
+        return max(self._max_batch, len(self.pending))
 
     def _refusal_of(self, problem: NoMessageError) -> Refusal:
         dialect = self._unversioned if problem.dialect == "1.0" else problem.dialect
@@ -390,18 +388,23 @@ class Session(Generic[P]):
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
         error = message.error
+        if error is UNSET and message.result is not UNSET and type(reply_id) is int:
+            # The common case, without the questions below.
+            pending = self.pending.pop(reply_id, None) if self.dialect != "kn-sock" else None
+            if pending is not None:
+                return Answered(pending, message.result)
         is_in_order = self._is_answered_in_order
         if error is UNSET and message.result is UNSET:
             if is_in_order:
                 pass
-            elif type(reply_id) is not int or reply_id not in self._pending:
+            elif type(reply_id) is not int or reply_id not in self.pending:
                 return _refusal("a request has a method, a reply a result or an error", reply_id)
         elif error is None:
             error = UNSET
         if is_in_order:
             reply_id = self._unanswered.popleft()
         if type(reply_id) is int:
-            pending = self._pending.pop(reply_id, None)
+            pending = self.pending.pop(reply_id, None)
             if pending is None:
                 if self._was_issued(reply_id):
                     self.late_replies += 1
@@ -418,7 +421,7 @@ class Session(Generic[P]):
             return None
         if error is not UNSET and (reply_id is None or message.jsonrpc == "2.0"):
             return Complaint(error_from_wire(error))
-        if reply_id is UNSET and self._pending and self.dialect != "kn-sock":
+        if reply_id is UNSET and self.pending and self.dialect != "kn-sock":
             return Violation(
                 "the peer replies without ids, as kn-sock 0.3 does; "
                 'connect to it with dialect="kn-sock"'
@@ -485,25 +488,20 @@ class Session(Generic[P]):
             self._first_id = request_id
         if request_id > self._last_id:
             self._last_id = request_id
-        self._pending[request_id] = pending
+        self.pending[request_id] = pending
         if self.dialect == "kn-sock":
             self._unanswered.append(request_id)
 
     def forget(self, request_id: int, *, was_sent: bool) -> None:
         """Drop a call that was given up; its reply, if it comes, is late."""
-        self._pending.pop(request_id, None)
+        self.pending.pop(request_id, None)
         if not was_sent and self.dialect == "kn-sock":
             self._unanswered.remove(request_id)
 
-    @property
-    def pending(self) -> Mapping[int, P]:
-        """The calls that wait for a reply, in the order in which they were made."""
-        return self._pending
-
     def take_all_pending(self) -> list[P]:
         """Empty the table: the connection is gone, and nothing will be answered any more."""
-        taken = list(self._pending.values())
-        self._pending.clear()
+        taken = list(self.pending.values())
+        self.pending.clear()
         self._unanswered.clear()
         return taken
 

@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from kn_sock import _codec
-from kn_sock._codec import Dialect
+from kn_sock._codec import Dialect, encode_request
 
 # The notification that gives a call up, and which of its parameters is the call's id.
 CANCELLATIONS: Final[Mapping[str, tuple[str, str] | None]] = {
@@ -44,7 +43,6 @@ class Writer:
         method: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        *,
         timeout: float | None = None,
         traceparent: str | None = None,
     ) -> tuple[int, bytes]:
@@ -61,16 +59,9 @@ class Writer:
             TypeError, ValueError: an argument cannot be sent.
         """
         request_id = next(self._ids)
-        line = _codec.encode_request(
-            self.dialect,
-            request_id,
-            method,
-            args,
-            kwargs,
-            timeout=timeout,
-            traceparent=traceparent,
+        return request_id, encode_request(
+            self.dialect, request_id, method, args, kwargs, timeout, traceparent
         )
-        return request_id, line
 
     def write_notification(
         self,
@@ -93,9 +84,7 @@ class Writer:
         """
         if self.dialect == "kn-sock":
             raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
-        return _codec.encode_request(
-            self.dialect, None, method, args, kwargs, traceparent=traceparent
-        )
+        return encode_request(self.dialect, None, method, args, kwargs, None, traceparent)
 
     def write_batch(self, lines: Sequence[bytes]) -> bytes:
         """Join calls and notifications, as written by the two methods above, into one batch.
@@ -112,4 +101,4 @@ class Writer:
         if self.dialect != "2.0" or self.cancellation is None:
             return None
         method, member = self.cancellation
-        return _codec.encode_request("2.0", None, method, (), {member: request_id})
+        return encode_request("2.0", None, method, (), {member: request_id})

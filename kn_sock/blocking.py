@@ -28,7 +28,7 @@ from kn_sock._interceptors import Interceptor
 from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._listening import LISTEN_BACKLOG
 from kn_sock._options import check_count
-from kn_sock._reactor_thread import ReactorThread, reactor_thread
+from kn_sock._reactor_thread import Outcome, ReactorThread, reactor_thread
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
@@ -157,13 +157,17 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = BlockingCall(method, time_left(self._options.timeout), link.thread)
+        call = self._new_call(link, method)
         try:
             link.begin(call, args, kwargs, self._options)
             return call.outcome.wait()
         except KeyboardInterrupt:
             link.give_up(call)
             raise
+
+    def _new_call(self, link: Link, method: str) -> BlockingCall:
+        timeout = time_left(self._options.timeout)
+        return BlockingCall(method, timeout, outcome=Outcome(link.thread))
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         """Send a notification: nothing comes back, not even an error.
@@ -195,7 +199,7 @@ class RPCClient:
         """
         check_method(method)
         link = self._checked_link()
-        call = FutureCall(method, time_left(self._options.timeout), self._handle)
+        call = FutureCall(method, time_left(self._options.timeout), handle=self._handle)
         link.begin(call, args, kwargs, self._options)
         return call.future
 
@@ -217,27 +221,35 @@ class RPCClient:
         check_count("window", window, least=1)
         if not iterables:
             raise TypeError("map() needs at least one iterable of arguments")
-        self._checked_link()
-        return self._mapped(method, zip(*iterables, strict=False), window)
+        link = self._checked_link()
+        return self._mapped(link, method, zip(*iterables, strict=False), window)
 
-    def _mapped(self, method: str, arguments: Iterator[Any], window: int) -> Iterator[Any]:
-        under_way: deque[Future[Any]] = deque()
+    def _mapped(
+        self, link: Link, method: str, arguments: Iterator[Any], window: int
+    ) -> Iterator[Any]:
+        # Calls that are waited for in order need no futures, which take as long as all else here.
+        under_way: deque[BlockingCall] = deque()
+        problem: Exception | None = None
         try:
             for args in arguments:
                 if len(under_way) >= window:
-                    yield under_way.popleft().result()
+                    yield _first_result(under_way)
                 try:
-                    under_way.append(self.submit(method, *args))
-                except Exception as problem:
-                    # In its place too: those before it have results.
-                    under_way.append(Future())
-                    under_way[-1].set_exception(problem)
+                    call = self._new_call(self._checked_link(), method)
+                    link.begin(call, args, {}, self._options)
+                except Exception as raised:
+                    # In its place: those before it have results.
+                    problem = raised
                     break
+                under_way.append(call)
             while under_way:
-                yield under_way.popleft().result()
+                yield _first_result(under_way)
+            if problem is not None:
+                raise problem
         finally:
-            for future in under_way:
-                future.cancel()
+            for call in under_way:
+                if not call.outcome.is_there:
+                    link.give_up(call)
 
     def batch(self) -> Batch[list[Any]]:
         """Begin a batch; its ``send`` returns the results, with exceptions where calls failed."""
@@ -298,6 +310,13 @@ class RPCClient:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _first_result(under_way: deque[BlockingCall]) -> Any:
+    # It stays among the others for as long as it is waited for, to be given up with them.
+    result = under_way[0].outcome.wait()
+    under_way.popleft()
+    return result
 
 
 def start_rpc_server(

@@ -78,26 +78,28 @@ class DeferredVerbs:
 
         Spec: JSON-RPC 2.0, section 4.
         """
-        check_method(method)
+        if type(method) is not str:
+            check_method(method)
         options = self._options
+        channel = self._channel
         if self._intercepting is not None:
-            return self._intercepting.call(self._channel, options, method, args, kwargs)
-        call = DeferredCall(method, options.timeout, self._channel)
+            return self._intercepting.call(channel, options, method, args, kwargs)
+        call = DeferredCall(method, options.timeout, channel=channel)
         try:
             call.timeout = timeout = time_left(options.timeout)
-            call.call_id, line = self._channel.writer.write_call(
+            call.call_id, line = channel.writer.write_call(
                 method,
                 args,
                 kwargs,
-                timeout=options.told(timeout),
-                traceparent=options.traceparent,
+                timeout if options.propagate_deadline else None,
+                options.traceparent,
             )
         except (TypeError, ValueError, CallTimeout) as problem:
             call.fail(problem)
         else:
             if options.idempotent:
                 call.again = Again(line)
-            self._channel.start([call], line)
+            channel.start([call], line)
         return call.deferred
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> Deferred[None]:
@@ -187,19 +189,18 @@ class DeferredCallCancelled(CallCancelled, CancelledError):
     """What a cancelled Deferred fails with: also Twisted's own error for it."""
 
 
-class DeferredCall(PendingCall):
+class DeferredCall(PendingCall, kw_only=True):
     """A call whose outcome a Deferred gets."""
 
-    __slots__ = ("deferred",)
+    channel: Channel
+    deferred: Deferred[Any] = None  # type: ignore[assignment]  # made below
 
-    def __init__(self, method: str, timeout: float | None, channel: Channel) -> None:
-        super().__init__(method, timeout)
+    def __post_init__(self) -> None:
+        self.deferred = Deferred(self._give_up)
 
-        def give_up(deferred: Deferred[Any]) -> None:
-            channel.cancel_call(self)
-            deferred.errback(DeferredCallCancelled(f"the call of {method} was cancelled"))
-
-        self.deferred: Deferred[Any] = Deferred(give_up)
+    def _give_up(self, deferred: Deferred[Any]) -> None:
+        self.channel.cancel_call(self)
+        deferred.errback(DeferredCallCancelled(f"the call of {self.method} was cancelled"))
 
     # Where several calls end together, the callbacks of one may have cancelled another by now.
 
@@ -212,22 +213,17 @@ class DeferredCall(PendingCall):
             self.deferred.errback(error)
 
 
-class BatchMember(PendingCall):
+class BatchMember(PendingCall, kw_only=True):
     """One call of a batch: puts its outcome in its place of the list."""
 
-    __slots__ = ("_place", "_whole")
-
-    def __init__(self, method: str, timeout: float | None, whole: WholeBatch, place: int) -> None:
-        super().__init__(method, timeout)
-        self.unit = whole
-        self._whole = whole
-        self._place = place
+    unit: WholeBatch
+    place: int
 
     def succeed(self, result: Any) -> None:
-        self._whole.settle(self._place, result)
+        self.unit.settle(self.place, result)
 
     def fail(self, error: BaseException) -> None:
-        self._whole.settle(self._place, error)
+        self.unit.settle(self.place, error)
 
 
 class WholeBatch:
@@ -236,7 +232,8 @@ class WholeBatch:
     def __init__(self, channel: Channel, entries: list[BatchEntry], timeout: float | None) -> None:
         methods = [entry.method for entry in entries if entry.is_call]
         self.calls: list[PendingCall] = [
-            BatchMember(method, timeout, self, place) for place, method in enumerate(methods)
+            BatchMember(method, timeout, unit=self, place=place)
+            for place, method in enumerate(methods)
         ]
         self._channel = channel
         self._results: list[Any] = [None] * len(methods)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted
@@ -45,7 +45,6 @@ from kn_sock._session import Request, Session
 from kn_sock._settings import Settings
 from kn_sock._tls import tls_problem
 from kn_sock._watches import IdleWatch, StallWatch
-from kn_sock._writer import Writer
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
 from kn_sock.methods import Method
@@ -118,6 +117,8 @@ class RPCProtocol(Inbound):
         self._settings = settings
         self._owner = owner
         self.reactor = settings.reactor
+        #: What writes requests for this connection.
+        self.writer = settings.writer
 
     # --- the transport calls ----------------------------------------------------------------------
 
@@ -352,11 +353,6 @@ class RPCProtocol(Inbound):
             made = RPCConnection(self, settings.call_options, settings.intercepting)
             return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
-    @property
-    def writer(self) -> Writer:
-        """What writes requests for this connection."""
-        return self._settings.writer
-
     def start(self, calls: list[PendingCall], line: bytes) -> None:
         """Send a line, and wait for the replies to the calls that it makes.
 
@@ -364,8 +360,12 @@ class RPCProtocol(Inbound):
             ConnectionLost: the connection has ended, and the line makes no call that could fail.
             RuntimeError: this is not the reactor's thread.
         """
-        self._check_thread()
-        self._calls().start(calls, line)
+        if get_ident() != self._settings.thread_id:
+            self._wrong_thread()
+        outgoing = self._outgoing
+        if outgoing is None:
+            outgoing = self._calls()
+        outgoing.start(calls, line)
         if not self._is_reading:
             self.update_reading()
 
@@ -376,16 +376,17 @@ class RPCProtocol(Inbound):
             ConnectionLost: the connection has ended.
             RuntimeError: this is not the reactor's thread.
         """
-        self._check_thread()
+        if get_ident() != self._settings.thread_id:
+            self._wrong_thread()
         self._calls().notify(line)
         return succeed(None)
 
-    def _check_thread(self) -> None:
-        if get_ident() != self._settings.thread_id:
-            raise RuntimeError(
-                "a connection is for its reactor's thread; elsewhere, wait for it by "
-                "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
-            )
+    @staticmethod
+    def _wrong_thread() -> NoReturn:
+        raise RuntimeError(
+            "a connection is for its reactor's thread; elsewhere, wait for it by "
+            "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
+        )
 
     def cancel_call(self, call: PendingCall) -> object:
         """Give a call up, and tell the peer."""

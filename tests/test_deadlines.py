@@ -149,12 +149,57 @@ def test_can_be_used_again_after_it_stopped(calls: FakeCalls, clock: Clock) -> N
     assert calls.expired == [(5, 2)]
 
 
-def test_keeps_nothing_of_calls_that_ended_long_ago(calls: FakeCalls, clock: Clock) -> None:
+def kept(calls: FakeCalls) -> int:
+    return len(calls.deadlines._in_order) + len(calls.deadlines._others)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [(3600, 3600), (3600, 60), (60, 3600, 1, 7200)],
+    ids=["equal", "two_kinds", "all_kinds"],
+)
+def test_keeps_nothing_of_calls_that_ended_long_ago(
+    calls: FakeCalls, clock: Clock, seconds: tuple[float, ...]
+) -> None:
     for call_id in range(10_000):
+        calls.begin(call_id, seconds[call_id % len(seconds)])
+        del calls.open[call_id]
+    assert kept(calls) < 200
+    assert len(clock.getDelayedCalls()) == 1
+
+
+def test_a_call_that_takes_long_does_not_keep_those_behind_it(
+    calls: FakeCalls, clock: Clock
+) -> None:
+    calls.begin(0, 3600)
+    for call_id in range(1, 10_000):
         calls.begin(call_id, 3600)
         del calls.open[call_id]
-    assert len(calls.deadlines._heap) < 200
-    assert len(clock.getDelayedCalls()) == 1
+    assert kept(calls) < 200
+    clock.advance(3600)
+    assert calls.expired == [(3600, 0)]
+
+
+def test_those_that_came_in_order_and_the_others_are_reported_by_time(
+    calls: FakeCalls, clock: Clock
+) -> None:
+    for call_id, seconds in enumerate((4, 6, 5, 6, 1, 8, 3)):
+        calls.begin(call_id, seconds)
+    # The first of each kind has ended.
+    del calls.open[0], calls.open[4]
+    for _ in range(8):
+        clock.advance(1)
+    assert calls.expired == [(3, 6), (5, 2), (6, 1), (6, 3), (8, 5)]
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_clock_that_is_set_back_delays_no_later_call(calls: FakeCalls, clock: Clock) -> None:
+    clock.advance(100)
+    calls.begin(1, 5)
+    clock.rightNow = 50
+    calls.begin(2, 5)
+    clock.advance(5)
+    assert calls.expired == [(55, 2)]
 
 
 def test_keeps_every_open_call_when_it_drops_those_that_ended(
