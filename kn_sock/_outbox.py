@@ -85,15 +85,21 @@ class Outbox:
         """Write what waits, in one piece."""
         if self._is_held:
             return
-        if self.replies:
-            self._encode_replies()
         lines = self._lines
-        if lines:
+        if not lines:
+            # Nothing but replies: the common case, without another call.
+            if not self.replies:
+                return
+            data = encode_plain(self.replies)
+            self.replies.clear()
+        else:
+            if self.replies:
+                self._encode_replies()
             self._lines = []
             self._written += len(lines)
             data = lines[0] if len(lines) == 1 else b"".join(lines)
-            self.written_bytes += len(data)
-            self._write(data)
+        self.written_bytes += len(data)
+        self._write(data)
 
     def _encode_replies(self) -> None:
         self._lines.append(encode_plain(self.replies))
