@@ -48,7 +48,7 @@ from tests.faults.peers import (
 from tests.test_tls import certificate  # noqa: F401  # a fixture
 
 # What a call that is never answered waits.
-SHORT = 0.2
+SHORT = 0.1
 
 
 @dataclasses.dataclass
