@@ -14,6 +14,9 @@ from zope.interface import implementer
 
 from kn_sock.testing import MemoryNetwork
 
+# A hundred programs are started, and each would compile kn_sock anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile("suite", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import os
 import subprocess
@@ -319,6 +320,7 @@ def imports_below(node: ast.AST, *, in_functions: bool) -> Iterator[str]:
             yield from imports_below(child, in_functions=in_functions)
 
 
+@functools.cache
 def imports_of(module: str, *, in_functions: bool = True) -> list[str]:
     package = HOUSE / module
     files = sorted(package.glob("*.py")) if package.is_dir() else [HOUSE / f"{module}.py"]

@@ -80,10 +80,17 @@ def fresh_python(tmp_path: Path) -> Path:
     return python
 
 
-WHERE = """
-import kn_sock, twisted.plugins.kn_sock_plugin as plugin
-print(kn_sock.__file__)
-print(plugin.__file__)
+# The command, and then where what it found is.
+LIST_COMMANDS = """
+import sys
+from twisted.scripts.twistd import run
+sys.argv = ["twistd", "--help"]
+try:
+    run()
+finally:
+    import kn_sock, twisted.plugins.kn_sock_plugin as plugin
+    print(kn_sock.__file__)
+    print(plugin.__file__)
 """
 
 
@@ -101,11 +108,10 @@ def test_twistd_finds_the_plugin_however_it_was_installed(
         *("--no-index", "--no-build-isolation", "--disable-pip-version-check", *target),
         cwd=tmp_path,
     )
-    twistd = "from twisted.scripts.twistd import run; run()"
-    text = run(fresh_python, "-c", twistd, "--help", cwd=tmp_path)
+    text = run(fresh_python, "-c", LIST_COMMANDS, cwd=tmp_path)
     assert "knsock" in text
     assert "Serve Python functions" in text
-    for path in run(fresh_python, "-c", WHERE, cwd=tmp_path).split():
+    for path in text.splitlines()[-2:]:
         assert path.startswith(str(home.resolve())), path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -18,8 +19,13 @@ def test_promises_name_tests() -> None:
     assert len(PROMISED) > 40
 
 
+@functools.cache
+def functions_of(file: str) -> set[str]:
+    tree = ast.parse((TESTS / file).read_text("utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in tree.body if isinstance(node, kinds)}
+
+
 @pytest.mark.parametrize(("file", "name"), sorted(set(PROMISED)))
 def test_what_a_promise_names_is_there(file: str, name: str) -> None:
-    tree = ast.parse((TESTS / file).read_text("utf-8"))
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    assert name in {node.name for node in tree.body if isinstance(node, functions)}
+    assert name in functions_of(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
 import re
@@ -379,6 +380,14 @@ def twistd() -> Iterator[RunTwistd]:
 SERVES = r"serving add, wait on 127\.0\.0\.1:(\d+)"
 
 
+def line_from_a_socket(port: int) -> Any:
+    """Send a call as ``nc -N`` does, and give all that comes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as line:
+        line.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]}\n')
+        line.shutdown(socket.SHUT_WR)
+        return json.loads(b"".join(iter(lambda: line.recv(4096), b"")))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_module_of_the_current_directory_is_served_until_a_signal(
     twistd: RunTwistd, number: signal.Signals
@@ -387,6 +396,7 @@ def test_a_module_of_the_current_directory_is_served_until_a_signal(
     port = int(server.line_with(SERVES)[1])
     with RPCClient("localhost", port) as client:
         assert client.call("add", 1, 2) == 3
+    assert line_from_a_socket(port) == {"jsonrpc": "2.0", "id": 1, "result": 3}
     code, output = server.end(number)
     assert code in (0, -number)
     assert "Traceback" not in output
@@ -415,17 +425,23 @@ def test_a_signal_drains_the_calls_under_way(twistd: RunTwistd) -> None:
         server.end()
 
 
-@pytest.mark.parametrize("kind", ["memory", "file", "token"])
-def test_callers_log_in(twistd: RunTwistd, directory: Path, kind: str) -> None:
+PASSWORD = ("ada", "correct horse")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "secrets"),
+    [
+        (["memory:ada:correct horse"], [PASSWORD]),
+        (["file:passwords", "token:tokens"], [PASSWORD, "correct-horse"]),
+    ],
+)
+def test_callers_log_in(
+    twistd: RunTwistd, directory: Path, kinds: list[str], secrets: list[Any]
+) -> None:
     (directory / "passwords").write_text("ada:correct horse\n")
     (directory / "tokens").write_text("# token, then whose it is\n\ncorrect-horse ada\n")
-    given = {
-        "memory": "memory:ada:correct horse",
-        "file": "file:passwords",
-        "token": "token:tokens",
-    }[kind]
-    secret: Any = "correct-horse" if kind == "token" else ("ada", "correct horse")
-    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS", "--auth", given)
+    given = [argument for kind in kinds for argument in ("--auth", kind)]
+    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS", *given)
     port = int(server.line_with(SERVES)[1])
     with RPCClient("localhost", port) as client:
         assert client.call("rpc.ping") == "pong"
@@ -433,11 +449,12 @@ def test_callers_log_in(twistd: RunTwistd, directory: Path, kind: str) -> None:
             client.call("add", 1, 2)
     with pytest.raises(LoginFailed):
         RPCClient("localhost", port, credentials=("ada", "battery staple"))
-    with RPCClient("localhost", port, credentials=secret) as client:
-        assert client.call("add", 1, 2) == 3
+    for secret in secrets:
+        with RPCClient("localhost", port, credentials=secret) as client:
+            assert client.call("add", 1, 2) == 3
     _, output = server.end(signal.SIGINT)
     assert "login as 'ada' refused (try 1 of 3)" in output
-    assert "logged in as 'ada'" in output
+    assert output.count("logged in as 'ada'") == len(secrets)
     assert "battery" not in output
     assert "horse" not in output
 
@@ -460,24 +477,18 @@ def test_a_port_speaks_tls_and_asks_for_certificates(
     assert "Traceback" not in output
 
 
-def test_the_kinds_of_login_are_listed(twistd: RunTwistd) -> None:
+def test_the_kinds_of_login_are_listed(twistd: RunTwistd, monkeypatch: pytest.MonkeyPatch) -> None:
     code, output = twistd("-n", "knsock", "--help-auth").end()
     assert code == 0
     for kind in ("file", "memory", "token"):
         assert re.search(rf"^  {kind}\b", output, re.MULTILINE)
     assert "anonymous" not in output
-    code, output = twistd("-n", "knsock", "--help-auth-type", "token").end()
-    assert "one token a line" in output
-
-
-def test_a_line_from_a_socket_is_answered(twistd: RunTwistd) -> None:
-    server = twistd("-n", "knsock", "--port", "0", "--funcs", "served.FUNCS")
-    port = int(server.line_with(SERVES)[1])
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as line:
-        line.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]}\n')
-        line.shutdown(socket.SHUT_WR)
-        reply = b"".join(iter(lambda: line.recv(4096), b""))
-    assert json.loads(reply) == {"jsonrpc": "2.0", "id": 1, "result": 3}
+    said = io.StringIO()
+    monkeypatch.setattr(Options, "authOutput", said)
+    with pytest.raises(SystemExit) as caught:
+        parsed("--help-auth-type", "token")
+    assert not caught.value.code
+    assert "one token a line" in said.getvalue()
 
 
 @pytest.fixture

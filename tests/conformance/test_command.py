@@ -16,6 +16,7 @@ import pytest
 
 from kn_sock import start_rpc_server
 from kn_sock.conformance import FUNCS
+from kn_sock.conformance.__main__ import parse_arguments
 
 
 def examine(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -92,16 +93,26 @@ def test_a_server_that_is_not_there() -> None:
     )
 
 
+def test_a_wrong_endpoint() -> None:
+    done = examine("nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'nonsense' is no client endpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ([], "the following arguments are required: server"),
         (["localhost:1", "--group", "3.0"], "no group is named so; there are 'JSON-RPC 2.0', "),
-        (["nonsense"], "'nonsense' is no client endpoint"),
     ],
 )
-def test_a_wrong_command_line(arguments: list[str], complaint: str) -> None:
-    done = examine(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(arguments)
+    assert caught.value.code == 2
+    printed, complained = capsys.readouterr()
+    assert printed == ""
+    assert complaint in complained

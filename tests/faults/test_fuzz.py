@@ -21,9 +21,8 @@ def checker() -> fuzz.Checker:
     return fuzz.Checker()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_mutated_lines_find_no_exception(seed: int) -> None:
-    said = fuzz.run_by_chance(5_000, seconds=60.0, seed=seed)
+def test_mutated_lines_find_no_exception() -> None:
+    said = fuzz.run_by_chance(5_000, seconds=60.0, seed=1)
     assert "5,0" in said
 
 

@@ -48,7 +48,7 @@ from tests.faults.peers import (
 from tests.test_tls import certificate  # noqa: F401  # a fixture
 
 # What a call that is never answered waits.
-SHORT = 0.2
+SHORT = 0.1
 
 
 @dataclasses.dataclass
@@ -523,24 +523,33 @@ start_rpc_server(0, {"echo": lambda value: value}, on_ready=lambda host, port: p
 """
 
 
+@pytest.fixture(scope="module")
+def server_process() -> Iterator[tuple[Process, int]]:
+    """A server that serves again when a test is over, and its port."""
+    server = Process("-c", SERVER)
+    yield server, int(server.line_with(r"on (\d+)")[1])
+    server.kill()
+
+
 def test_a_server_whose_process_stands_still(
-    start: Callable[..., Process], make_caller: Callable[..., Caller]
+    server_process: tuple[Process, int], make_caller: Callable[..., Caller]
 ) -> None:
     """Its kernel still accepts: only time tells."""
-    server = start("-c", SERVER)
-    port = int(server.line_with(r"on (\d+)")[1])
+    server, port = server_process
     caller = make_caller(port)
     assert caller.call(PATIENCE, "echo", 1) == 1
     server.send(signal.SIGSTOP)
-    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
-    with pytest.raises(CallTimeout) as caught:
-        caller.call(SHORT, "echo", 2)
-    assert caught.value.maybe_executed
-    # A new connection is accepted, too.
-    fresh = make_caller(port)
-    with pytest.raises(CallTimeout):
-        fresh.call(SHORT, "echo", 3)
-    server.send(signal.SIGCONT)
+    try:
+        os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(CallTimeout) as caught:
+            caller.call(SHORT, "echo", 2)
+        assert caught.value.maybe_executed
+        # A new connection is accepted, too.
+        fresh = make_caller(port)
+        with pytest.raises(CallTimeout):
+            fresh.call(SHORT, "echo", 3)
+    finally:
+        server.send(signal.SIGCONT)
     assert caller.call(PATIENCE, "echo", 4) == 4
     assert fresh.call(PATIENCE, "echo", 5) == 5
 

@@ -141,7 +141,7 @@ if __name__ == "__main__":
     client = RPCClient("127.0.0.1", port, timeout=20)
     waiting = client.submit("hold")
     entered.acquire()
-    with multiprocessing.get_context("{method}").Pool(3) as pool:
+    with multiprocessing.get_context("{method}").Pool(2) as pool:
         print(pool.map(work, [port] * 6))
     print(client.call("add", 1, 2), waiting.done())
 """
