@@ -29,7 +29,7 @@ class Request(msgspec.Struct):
     """A call."""
 
     method: str
-    params: list[Any] = []  # noqa: RUF012  # msgspec gives each its own
+    params: list[Any] = []  # msgspec gives each its own
     id: int | str | None = None
 
 

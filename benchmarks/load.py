@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from benchmarks.wires import WIRES, Wire, WrongReply, encode_batch
@@ -25,7 +26,7 @@ from benchmarks.wires import WIRES, Wire, WrongReply, encode_batch
 __all__ = ["Load", "Outcome", "WrongReply", "beside", "burst", "churn", "idle", "load_of", "run"]
 
 # For one reply, or one connection; a server that takes longer hangs.
-PATIENCE = 30.0
+PATIENCE = 10.0
 _READ_BYTES = 256 * 1024
 # What the kernel takes for a connection without anybody reading.
 _SAFE_BYTES = 64 * 1024
@@ -284,6 +285,10 @@ def _streams(load: Load, address: Address) -> Iterator[list[Stream]]:
     try:
         for _ in range(load.connections):
             streams.append(Stream(dial(address), load, ring))
+            if load.connections > 1:
+                # One after the other: a server with a short queue of connections would have some
+                # of them wait for seconds, which `burst` is about.
+                _call_once(streams[-1])
         yield streams
     finally:
         for stream in streams:
@@ -294,7 +299,7 @@ def run(load: Load, address: Address, seconds: float) -> Outcome:
     """Send a load for some seconds, then wait until everything sent is answered.
 
     Raises:
-        WrongReply: a reply was not right, too many came, or none for half a minute.
+        WrongReply: a reply was not right, too many came, or none for ten seconds.
     """
     with _streams(load, address) as streams:
         small = load.in_flight * len(load.requests[0]) <= _SAFE_BYTES
@@ -404,9 +409,7 @@ def churn(load: Load, address: Address, seconds: float) -> Outcome:
     while not tally.is_over:
         begun = time.perf_counter()
         with _streams(load, address) as (stream,):
-            stream.send(1, begun)
-            while not stream.count(_read(stream.socket)):
-                pass
+            _call_once(stream)
         now = time.perf_counter()
         tally.latencies.append((now - begun, 1))
         tally.add(1, now)
@@ -432,9 +435,11 @@ def burst(load: Load, address: Address) -> Outcome:
             poller.register(connecting.fileno(), select.EPOLLOUT)
         waiting = load.connections
         while waiting:
-            ready = poller.poll(PATIENCE)
+            ready = poller.poll(max(0.0, begun + PATIENCE - time.perf_counter()))
             if not ready:
-                raise WrongReply(f"{waiting} connections had no reply")
+                raise WrongReply(
+                    f"{waiting} connections had no reply within {PATIENCE:.0f} seconds"
+                )
             for handle, events in ready:
                 stream = streams[handle]
                 if not events & select.EPOLLOUT:
@@ -455,15 +460,28 @@ def burst(load: Load, address: Address) -> Outcome:
 
 
 @contextmanager
-def idle(load: Load, address: Address) -> Iterator[None]:
-    """Hold the connections of a load; each has made ``load.in_flight`` calls, which may be 0."""
-    with _streams(load, address) as streams:
-        for stream in streams:
-            if load.in_flight:
-                stream.send(1, 0.0)
-                while not stream.count(_read(stream.socket)):
-                    pass
+def idle(load: Load, address: Address, *, has_called: bool) -> Iterator[None]:
+    """Hold the connections of a load; each of them, or else the last alone, has made one call."""
+    ring = Ring(load)
+    streams: list[Stream] = []
+    try:
+        for number in range(load.connections):
+            stream = Stream(dial(address), load, ring)
+            streams.append(stream)
+            # They are accepted in turn: the last one's answer tells that all of them were.
+            if has_called or number == load.connections - 1:
+                _call_once(stream)
         yield
+    finally:
+        for stream in streams:
+            stream.socket.close()
+
+
+def _call_once(stream: Stream) -> None:
+    stream.send(1, time.perf_counter())
+    while not stream.count(_read(stream.socket)):
+        pass
+    stream.sent.clear()
 
 
 def beside(
@@ -545,10 +563,30 @@ def _beside_on_one(quick: Load, other: Load, address: Address, seconds: float) -
 # ------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4)
+def _ordered_load(wire: str, told: str) -> Load:
+    """Encode what an order tells: texts and arrays by their length, as they may be long."""
+    load = json.loads(told)
+    method, length, numbers = load["method"], load.pop("text", 0), load.pop("numbers", 0)
+    if numbers:
+        params: list[Any] = [list(range(_FIRST_NUMBER, _FIRST_NUMBER + numbers))]
+    elif length:
+        params = ["x" * length]
+    else:
+        params = [1, 2]
+    results = {"add": 3, "size": numbers or length}
+    result = results[method] if method in results else params[0]
+    return load_of(wire, params=params, result=result, **load)
+
+
+def load_in(order: dict[str, Any], name: str = "load") -> Load:
+    """Give the load of an order; encoded once where it comes again."""
+    return _ordered_load(order["wire"], json.dumps(order[name], sort_keys=True))
+
+
 def answer(order: dict[str, Any]) -> dict[str, Any]:
     """Do what one order says; give the outcome as JSON has it."""
-    kind, address = order["kind"], ("127.0.0.1", order["port"])
-    load = load_of(order["wire"], **order["load"])
+    kind, address, load = order["kind"], ("127.0.0.1", order["port"]), load_in(order)
     seconds = order["seconds"]
     if kind == "run":
         outcome = run(load, address, seconds)
@@ -557,8 +595,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     elif kind == "burst":
         outcome = burst(load, address)
     elif kind == "beside":
-        other = load_of(order["wire"], **order["other"])
-        outcome = beside(load, other, address, seconds, is_same=order["is_same"])
+        outcome = beside(load, load_in(order, "other"), address, seconds, is_same=order["is_same"])
     else:
         raise ValueError(f"there is no kind {kind}")
     return asdict(outcome)
@@ -566,15 +603,11 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 def hold(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Open some connections, then more of them, telling of each step."""
-    address = ("127.0.0.1", order["port"])
-    some = load_of(order["wire"], **{**order["load"], "connections": order["first"]})
-    more = load_of(order["wire"], **order["load"])
-    if not order["calls"]:
-        some, more = (replace(each, in_flight=0) for each in (some, more))
-    with idle(some, address):
-        yield {"open": some.connections}
-        with idle(more, address):
-            yield {"open": some.connections + more.connections}
+    address, load = ("127.0.0.1", order["port"]), load_in(order)
+    with idle(replace(load, connections=order["first"]), address, has_called=order["has_called"]):
+        yield {"open": order["first"]}
+        with idle(load, address, has_called=order["has_called"]):
+            yield {"open": order["first"] + load.connections}
 
 
 def main() -> None:

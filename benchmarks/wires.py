@@ -121,7 +121,7 @@ WIRES = {
     "kn-sock": Wire(_encode_kn_sock, b"\n", check_line),
     "netstring": Wire(_encode_netstring, b"},", _check_netstring),
     "amp": Wire(_encode_amp, b"_answer", _check_amp, most_bytes=0xFFFF, is_ended_by_mark=False),
-    "echo": Wire(_encode_2_0, b"\n", _check_echo, has_batches=True),
+    "echo": Wire(_encode_2_0, b"\n", _check_echo),
 }
 
 

@@ -39,7 +39,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 # Everything that is written by hand; what building and testing leave behind is not copied.
 WRITTEN = (
     *("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.rst", "LICENSE"),
-    *("CHANGELOG.rst", "kn_sock", "twisted", "tests", "examples", "docs", "changes"),
+    *("CHANGELOG.rst", "kn_sock", "twisted", "tests", "examples", "docs", "changes", "benchmarks"),
 )
 
 

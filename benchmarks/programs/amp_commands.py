@@ -10,7 +10,7 @@ from twisted.protocols.amp import Command, Integer, Unicode
 class Add(Command):
     """Gives the sum."""
 
-    commandName = b"add"
+    commandName = b"add"  # noqa: N815  # Twisted's
     arguments: ClassVar = [(b"a", Integer()), (b"b", Integer())]
     response: ClassVar = [(b"result", Integer())]
 
@@ -18,7 +18,7 @@ class Add(Command):
 class Echo(Command):
     """Gives back a text."""
 
-    commandName = b"echo"
+    commandName = b"echo"  # noqa: N815  # Twisted's
     arguments: ClassVar = [(b"a", Unicode())]
     response: ClassVar = [(b"result", Unicode())]
 
@@ -26,6 +26,6 @@ class Echo(Command):
 class Sleep(Command):
     """Blocks for a while."""
 
-    commandName = b"sleep"
+    commandName = b"sleep"  # noqa: N815  # Twisted's
     arguments: ClassVar = [(b"a", Integer())]
     response: ClassVar = [(b"result", Integer())]

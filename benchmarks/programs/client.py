@@ -2,7 +2,8 @@
 
 Takes orders, a JSON document a line, on its standard input, and prints the outcome of each:
 
-- ``calls``: one thread, one call after another, of ``add`` or of ``echo`` with a text of so many bytes;
+- ``calls``: one thread, one call after another, of ``add``, or of ``echo`` with a text of so many
+  bytes;
 - ``threads``: so many threads on one client, each one call after another; where a client is not for
   several threads at once, each has a client of its own;
 - ``window``: so many calls under way at once, begun from one thread, or on one loop.
@@ -41,13 +42,18 @@ def outcome(count: int, seconds: float, cpu: float, latencies: list[float]) -> d
     latencies.sort()
     found = {}
     if latencies:
-        found = {p: latencies[min(len(latencies) - 1, len(latencies) * p // 100)] for p in (50, 90, 99)}
+        found = {
+            p: latencies[min(len(latencies) - 1, len(latencies) * p // 100)] for p in (50, 90, 99)
+        }
         found[100] = latencies[-1]
     return {"count": count, "seconds": seconds, "cpu_seconds": cpu, "latencies": found}
 
 
 class Blocking:
     """A client whose calls block.
+
+    One that can have no more than one call under way makes its calls one by one where more are
+    asked for.
 
     Attributes:
         is_shared: whether threads may use one client at once.
@@ -69,14 +75,11 @@ class Blocking:
 
     def begin(self, client: Any, method: str, *args: Any) -> Any:
         """Begin a call."""
-        raise NotImplementedError
+        return self.call(client, method, *args)
 
     def finish(self, begun: Any) -> Any:
         """Wait for the result of one that was begun."""
-        return begun.result()
-
-    def ready(self) -> None:
-        """Prepare a thread that is to use a client of another."""
+        return begun
 
     def calls(self, seconds: float, size: int) -> dict[str, Any]:
         """Make one call after another."""
@@ -102,7 +105,6 @@ class Blocking:
         begin = threading.Barrier(count)
 
         def work(client: Any) -> None:
-            self.ready()
             begin.wait()
             found.append(self._calls_of(client, seconds, 0))
 
@@ -147,6 +149,9 @@ class KnSock(Blocking):
 
     def begin(self, client: Any, method: str, *args: Any) -> Any:
         return client.submit(method, *args)
+
+    def finish(self, begun: Any) -> Any:
+        return begun.result()
 
 
 class KnSockMap(KnSock):
@@ -266,7 +271,7 @@ class Zerorpc(Blocking):
         return client(method, *args)
 
     def begin(self, client: Any, method: str, *args: Any) -> Any:
-        return client(method, *args, async_=True)
+        return client(method, *args, **{"async": True})
 
     def finish(self, begun: Any) -> Any:
         return begun.get()
@@ -291,14 +296,16 @@ class Grpc(Blocking):
 
         channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", options=OPTIONS)
         names = ("add", "echo", "sleep")
-        methods = {name: channel.unary_unary(f"/Bench/{name}", encode, decode) for name in names}
-        return methods
+        return {name: channel.unary_unary(f"/Bench/{name}", encode, decode) for name in names}
 
     def call(self, client: Any, method: str, *args: Any) -> Any:
-        return client[method](args)
+        return client[method](args)[0]
 
     def begin(self, client: Any, method: str, *args: Any) -> Any:
         return client[method].future(args)
+
+    def finish(self, begun: Any) -> Any:
+        return begun.result()[0]
 
 
 class Thrift(Blocking):
@@ -391,7 +398,7 @@ class GrpcAsyncio(Asyncio):
         return {name: channel.unary_unary(f"/Bench/{name}", encode, decode) for name in names}
 
     async def call(self, client: Any, method: str, *args: Any) -> Any:
-        return await client[method](args)
+        return (await client[method](args))[0]
 
 
 class Aiorpcx(Asyncio):
@@ -461,7 +468,12 @@ class OnTwisted:
         ended = 0
 
         def next_call() -> None:
-            call(method, *args).addCallbacks(came, failed)
+            try:
+                called = call(method, *args)
+            except Exception as problem:
+                failed(problem)
+            else:
+                called.addCallbacks(came, failed)
 
         def came(result: Any) -> None:
             nonlocal done, ended
@@ -550,8 +562,9 @@ class TxjsonrpcDeferred(OnTwisted):
     def connect(self) -> Any:
         from twisted.internet.defer import succeed
         from txjsonrpc_ng import jsonrpclib
-        from txjsonrpc_ng.netstring.jsonrpc import Proxy
+        from txjsonrpc_ng.netstring.jsonrpc import Proxy, QueryProtocol
 
+        QueryProtocol.MAX_LENGTH = LONGEST
         return succeed(Proxy("127.0.0.1", self.port, version=jsonrpclib.VERSION_2))
 
     def call(self, method: str, *args: Any) -> Any:

@@ -1,14 +1,15 @@
 """Serve with one of the contenders: ``serve.py NAME``.
 
-Prints its port once it listens, on 127.0.0.1, and serves until it is ended. Every server has the same
-functions, plainly registered; limits that would refuse the longest lines are lifted, nothing else is
-tuned. Run in the environment that `benchmarks.install` makes, and by its path: so the kn_sock that is
-served is the installed one, or that of ``PYTHONPATH``.
+Prints its port once it listens, on 127.0.0.1, and serves until its standard input ends. Every server
+has the same functions, plainly registered; limits that would refuse the longest lines are lifted,
+nothing else is tuned. Run in the environment that `benchmarks.install` makes, and by its path: so the
+kn_sock that is served is the installed one, or that of ``PYTHONPATH``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import threading
@@ -307,10 +308,11 @@ def grpc() -> None:
 
     def handler(method: Callable[..., Any]) -> Any:
         async def called(request: Any, context: Any) -> Any:
-            return method(*request)
+            # In a list: it turns a text, which this would be otherwise, into bytes by itself.
+            return [method(*request)]
 
         async def in_thread(request: Any, context: Any) -> Any:
-            return await asyncio.get_running_loop().run_in_executor(None, method, *request)
+            return [await asyncio.get_running_loop().run_in_executor(None, method, *request)]
 
         return grpc.unary_unary_rpc_method_handler(
             in_thread if method is sleep else called, decode, encode
@@ -437,5 +439,14 @@ SERVERS: dict[str, Callable[[], None]] = {
     "pelix": pelix,
 }
 
+
+def end_with_parent() -> None:
+    """End when the standard input does: so no server outlives who started it."""
+    while os.read(0, 1024):
+        pass
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     SERVERS[sys.argv[1]]()
