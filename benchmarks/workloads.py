@@ -11,7 +11,7 @@ Figure: TypeAlias = Literal["rate", "p50", "p99", "p100", "bytes"]
 
 KIB = 1024
 MIB = 1024 * 1024
-# 4 MiB is the longest line that kn_sock takes unless told otherwise; a little is around the text.
+# 4 MiB is the longest line that kn_sock takes unless told otherwise; a little is around it.
 _LONG_TEXT = 4 * MIB - 200
 _NUMBERS = 4 * MIB // 7 - 100
 
@@ -23,8 +23,8 @@ class Workload:
     Attributes:
         name: how it is asked for.
         title: what the tables call it.
-        kind: the order: of ``benchmarks.load`` (``run``, ``churn``, ``burst``, ``beside``, ``hold``)
-            or of ``programs/client.py`` (``calls``, ``threads``, ``window``).
+        kind: the order: of ``benchmarks.load`` (``run``, ``churn``, ``burst``, ``beside``,
+            ``hold``) or of ``programs/client.py`` (``calls``, ``threads``, ``window``).
         figure: what the table shows of it: the rate of calls, a percentile of latencies in
             seconds, or bytes.
         method: the one that is called.

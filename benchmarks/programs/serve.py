@@ -1,9 +1,9 @@
 """Serve with one of the contenders: ``serve.py NAME``.
 
-Prints its port once it listens, on 127.0.0.1, and serves until its standard input ends. Every server
-has the same functions, plainly registered; limits that would refuse the longest lines are lifted,
-nothing else is tuned. Run in the environment that `benchmarks.install` makes, and by its path: so the
-kn_sock that is served is the installed one, or that of ``PYTHONPATH``.
+Prints its port once it listens, on 127.0.0.1, and serves until its standard input ends. Every
+server has the same functions, plainly registered; limits that would refuse the longest lines are
+lifted, nothing else is tuned. Run in the environment that `benchmarks.install` makes, and by its
+path: so the kn_sock that is served is the installed one, or that of ``PYTHONPATH``.
 """
 
 from __future__ import annotations
