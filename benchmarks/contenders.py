@@ -22,7 +22,8 @@ class Contender:
         client: its name in ``programs/client.py``; ``None`` where the load generator does.
         base: the contender that its figures are ratios to.
         does: the kinds of order that its client understands.
-        is_limit: whether it is a bare limit, or a pair for one target, and no library of others.
+        is_limit: whether it is a bare limit, and no library of others.
+        is_pair: whether it is a client with another's server, for the sake of a target.
         distribution: what it comes from, on PyPI.
         kn_sock: a directory with another kn_sock than the one installed.
     """
@@ -34,13 +35,19 @@ class Contender:
     base: str = BARE
     does: tuple[str, ...] = ("calls", "threads", "window")
     is_limit: bool = False
+    is_pair: bool = False
     distribution: str = ""
     kn_sock: str | None = None
 
     @property
     def is_ours(self) -> bool:
-        """Whether its server, or its client, is kn_sock."""
+        """Whether it is kn_sock."""
         return self.name.startswith("kn_sock")
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it is a library of others."""
+        return not (self.is_ours or self.is_limit or self.is_pair)
 
 
 _LOOPED = ("calls", "window")
@@ -68,10 +75,10 @@ CONTENDERS = (
     Contender("uvloop", "uvloop", "2.0", is_limit=True, distribution="uvloop"),
     _blocking(BARE_BLOCKING, "bare", "bare-blocking", is_limit=True),
     _looped(BARE_DEFERRED, "bare", "bare-deferred", is_limit=True),
-    _blocking("kn_sock blocking, bare server", "bare", "kn_sock-blocking", is_limit=True),
-    _looped("kn_sock Deferred, bare server", "bare", "kn_sock-deferred", is_limit=True),
+    _blocking("kn_sock blocking, bare server", "bare", "kn_sock-blocking", is_pair=True),
+    _looped("kn_sock Deferred, bare server", "bare", "kn_sock-deferred", is_pair=True),
     _blocking(
-        "kn-sock 0.3.0 client, kn_sock server", "kn_sock-reactor", "kn-sock-0.3", is_limit=True
+        "kn-sock 0.3.0 client, kn_sock server", "kn_sock-reactor", "kn-sock-0.3", is_pair=True
     ),
     _blocking("kn_sock blocking", "kn_sock-reactor", "kn_sock-blocking"),
     _blocking("kn_sock map", "kn_sock-reactor", "kn_sock-map", does=("window",)),

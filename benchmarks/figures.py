@@ -103,9 +103,7 @@ class Figures:
         return [
             contender.name
             for contender in CONTENDERS
-            if not contender.is_limit
-            and not contender.is_ours
-            and self.slices(workload, contender.name, pinning)
+            if contender.is_peer and self.slices(workload, contender.name, pinning)
         ]
 
     def judge(self, target: Target) -> Judgement:

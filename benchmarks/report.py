@@ -20,8 +20,8 @@ __all__ = ["write"]
 
 _BY_NAME = {contender.name: contender for contender in CONTENDERS}
 _TITLES = {workload.name: workload.title for workload in WORKLOADS}
-# Those that a plot has no room for.
-_PAIRS = "server"
+# So many workloads are in the first plot; the others have one of their own.
+_CALLS = 5
 _CPU_WORKLOADS = ("1x1", "50x1", "1x1000")
 
 
@@ -105,10 +105,22 @@ class Report:
                 rows.append([contender.name, *base, *map(figure, ratios)])
         head = ["Ratio to"] if is_for_clients else []
         self._table(name, ["", *head, *(each.title for each in workloads)], rows)
-        drawn = [each for each in contenders if _PAIRS not in each.name]
-        names = [(each.name, kind_of(each)) for each in drawn]
+        if is_for_clients:
+            self._draw(name, workloads, contenders, pinning)
+        else:
+            self._draw(name, workloads[:_CALLS], contenders, pinning)
+            self._draw(f"echo-{name}", workloads[_CALLS:], contenders, pinning)
+
+    def _draw(
+        self,
+        name: str,
+        workloads: Sequence[Workload],
+        contenders: Sequence[Contender],
+        pinning: str,
+    ) -> None:
+        drawn = [each for each in contenders if not each.is_pair]
         panels = []
-        for workload in workloads[:5] if not is_for_clients else workloads:
+        for workload in workloads:
             dots = []
             for row, contender in enumerate(drawn):
                 ratio = self._ratio(workload, contender, pinning)
@@ -116,6 +128,7 @@ class Report:
                     dots.append(Dot(row, ratio, kind_of(contender)))
             panels.append(Panel(workload.title, dots))
         note = f"calls in a second, {pinning}, as a ratio to the bare one; logarithmic"
+        names = [(each.name, kind_of(each)) for each in drawn]
         drawing = plot(f"{name}: ratios to bare", names, panels, note)
         (self._directory / f"{name}.svg").write_text(drawing, "utf-8")
 
@@ -203,7 +216,7 @@ class Report:
             if workload.figure == "bytes":
                 continue
             for pinning in self._figures.passes:
-                ours = [each.name for each in CONTENDERS if each.is_ours and not each.is_limit]
+                ours = [each.name for each in CONTENDERS if each.is_ours and not each.is_pair]
                 for peer in self._figures.peers(workload.name, pinning):
                     ratio = self._against_best(workload, ours, peer, pinning)
                     if ratio is not None and ratio < 1:

@@ -126,5 +126,11 @@ def test_the_wheel_holds_the_package_and_the_plugin_and_nothing_else(
 def test_the_sdist_can_be_tested_and_documented(built: dict[str, Path]) -> None:
     with tarfile.open(built["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("tests/test_packaging.py", "examples/math_service.py", "docs/conf.py", "LICENSE"):
+    for name in (
+        "tests/test_packaging.py",
+        "examples/math_service.py",
+        "benchmarks/bare.py",
+        "docs/conf.py",
+        "LICENSE",
+    ):
         assert name in names
