@@ -68,6 +68,8 @@ class Report:
         self._about()
 
     def _table(self, name: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        # Sphinx takes no table without rows.
+        rows = list(rows) or [["–"] * len(head)]
         path = self._directory / f"{name}.csv"
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -61,8 +61,10 @@ def plot(title: str, rows: Sequence[tuple[str, str]], panels: Sequence[Panel], n
     ]
     for row, (name, kind) in enumerate(rows):
         weight = ' font-weight="bold"' if kind == "ours" else ""
+        middle = _middle(row)
+        parts.append(f'<path d="M{_NAMES_WIDTH} {middle}H{width - _GAP}" stroke="#eee"/>')
         parts.append(
-            f'<text x="{_NAMES_WIDTH - 8}" y="{_middle(row) + 4}" text-anchor="end"{weight}>'
+            f'<text x="{_NAMES_WIDTH - 8}" y="{middle + 4}" text-anchor="end"{weight}>'
             f"{escape(name)}</text>"
         )
     for place, panel in enumerate(panels):
