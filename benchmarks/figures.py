@@ -93,10 +93,21 @@ class Figures:
         base_workload: Workload | None = None,
     ) -> float | None:
         """Give the median of the ratios to another, each within one round."""
+        ratios = self.ratios(workload, contender, base, pinning, base_workload)
+        return statistics.median(ratios) if ratios else None
+
+    def ratios(
+        self,
+        workload: Workload,
+        contender: str,
+        base: str,
+        pinning: str,
+        base_workload: Workload | None = None,
+    ) -> list[float]:
+        """Give the ratio to another of each round, the least first."""
         values = self.values(workload, contender, pinning)
         bases = self.values(base_workload or workload, base, pinning)
-        ratios = [values[number] / bases[number] for number in values if bases.get(number)]
-        return statistics.median(ratios) if ratios else None
+        return sorted(values[number] / bases[number] for number in values if bases.get(number))
 
     def peers(self, workload: str, pinning: str) -> list[str]:
         """Give the libraries of others that were measured in a workload."""

@@ -58,6 +58,7 @@ class Report:
             for side, is_for_clients in (("load", False), ("clients", True)):
                 self._ratios(f"{side}-{suffix}", pinning, is_for_clients=is_for_clients)
         self._bare()
+        self._spread()
         self._latencies()
         self._idle()
         self._cpu()
@@ -144,6 +145,23 @@ class Report:
                 if workload.figure == "rate" and any(value is not None for value in values):
                     rows.append([workload.title, base, *map(figure, values)])
         self._table("bare", ["Workload", "Whose", *(f"Calls/s, {each}" for each in _PASSES)], rows)
+
+    def _spread(self) -> None:
+        """Write how far the rounds are apart, of what is ours: how much the medians are worth."""
+        rows = []
+        for contender in CONTENDERS:
+            for workload in WORKLOADS:
+                spreads = [
+                    self._figures.ratios(workload, contender.name, contender.base, pinning)
+                    for pinning in _PASSES
+                ]
+                if contender.is_ours and workload.figure == "rate" and any(spreads):
+                    texts = [
+                        f"{figure(each[0])} to {figure(each[-1])}" if each else "–"
+                        for each in spreads
+                    ]
+                    rows.append([contender.name, workload.title, *texts])
+        self._table("spread", ["Whose", "Workload", "Pinned", "Not pinned"], rows)
 
     def _latencies(self) -> None:
         """Write how quick calls fare beside others."""

@@ -342,6 +342,7 @@ def test_the_report_says_what_was_seen(tmp_path: Path) -> None:
         "kn_sock reactor": "0.90",
         "aiorpcX": "0.50",
     }
+    assert table("spread")[1] == ["kn_sock reactor", "1 × 1", "0.75 to 0.95", "–"]
     assert table("left-out")[1:] == [["aiorpcX", "batch of 100", "it said no"]]
     assert table("lost")[1:] == [["–"] * 4]
     assert len(table("targets")[1:]) == len(TARGETS)
