@@ -39,7 +39,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 # Everything that is written by hand; what building and testing leave behind is not copied.
 WRITTEN = (
     *("setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.rst", "LICENSE"),
-    *("CHANGELOG.rst", "kn_sock", "twisted", "tests", "examples", "docs", "changes"),
+    *("CHANGELOG.rst", "kn_sock", "twisted", "tests", "examples", "docs", "changes", "benchmarks"),
 )
 
 
@@ -132,5 +132,11 @@ def test_the_wheel_holds_the_package_and_the_plugin_and_nothing_else(
 def test_the_sdist_can_be_tested_and_documented(built: dict[str, Path]) -> None:
     with tarfile.open(built["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("tests/test_packaging.py", "examples/math_service.py", "docs/conf.py", "LICENSE"):
+    for name in (
+        "tests/test_packaging.py",
+        "examples/math_service.py",
+        "benchmarks/bare.py",
+        "docs/conf.py",
+        "LICENSE",
+    ):
         assert name in names
