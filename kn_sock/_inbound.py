@@ -100,8 +100,12 @@ class Inbound(LineReceiver):
     def update_reading(self) -> None:
         """Read on, or stop reading, by what is under way."""
 
-    def _close_when_answered(self) -> None:
-        """Close once every call of the peer is answered."""
+    def _close_when_answered(self, *, is_read_to_the_end: bool = False) -> None:
+        """Close once every call of the peer is answered.
+
+        Args:
+            is_read_to_the_end: whether the transport has just told that the peer sends no more.
+        """
 
     def _calls(self) -> Outgoing:
         """Give what makes our own calls."""

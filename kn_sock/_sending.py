@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
 if sys.platform == "win32":
@@ -24,7 +26,7 @@ _SMALL_BYTES: Final = 64 * 1024
 
 def write_of(transport: Any) -> Callable[[bytes], object]:
     """Give what writes to a transport at once."""
-    unbuffered = _tls_kind(transport)
+    unbuffered = _tls_kind(type(transport))
     if unbuffered is not None:
         # Twisted's TLS gathers small writes by itself, on the global reactor's clock. Ours are
         # gathered already, and on a private reactor's connection that clock may stand still.
@@ -116,14 +118,30 @@ def undelivered_bytes(transport: Any) -> int | None:
     return max(0, int.from_bytes(counted, sys.byteorder) - 1)
 
 
+def end_now(transport: Any) -> bool:
+    """End a connection whose peer will send no more, where all has been sent; tell whether it is.
+
+    It is what the reactor itself does where a protocol does not ask to be told of the peer's
+    goodbye. `loseConnection` would do it too, after another turn of the reactor.
+    """
+    if not isinstance(transport, Connection) or transport.TLS or unsent_bytes(transport):
+        return False
+    transport.connectionLost(Failure(CONNECTION_DONE))
+    return True
+
+
 def is_tls(transport: Any) -> bool:
     """Tell whether a transport is TLS, which says to its protocol when the handshake is done."""
-    return _tls_kind(transport) is not None
+    return _tls_kind(type(transport)) is not None
 
 
-def _tls_kind(transport: Any) -> Any:
-    # By its name: to import the class needs pyOpenSSL, which only TLS needs.
-    for kind in type(transport).__mro__:
-        if kind.__name__ == "TLSMemoryBIOProtocol":
-            return kind
-    return None
+# Of each class of transport, the class that makes it TLS, if one does.
+_tls_kinds: dict[type, Any] = {}
+
+
+def _tls_kind(of_transport: type) -> Any:
+    if of_transport not in _tls_kinds:
+        # By its name: to import the class needs pyOpenSSL, which only TLS needs.
+        named = [kind for kind in of_transport.__mro__ if kind.__name__ == "TLSMemoryBIOProtocol"]
+        _tls_kinds[of_transport] = named[0] if named else None
+    return _tls_kinds[of_transport]

@@ -36,6 +36,7 @@ from kn_sock._peer import NO_PROCESS, address_text, certificate_of, process_of
 from kn_sock._reports import ConnectionReport
 from kn_sock._sending import (
     can_half_close,
+    end_now,
     is_tls,
     undelivered_bytes,
     unsent_bytes,
@@ -208,7 +209,7 @@ class RPCProtocol(Inbound):
             self._outbox.put(_codec.encode_error("2.0", None, error))
         self._peer_is_done = True
         self._end_calls("the peer sends no more", None)
-        self._close_when_answered()
+        self._close_when_answered(is_read_to_the_end=True)
 
     def writeConnectionLost(self) -> None:
         """All that was written is the kernel's, and the goodbye; close once it has arrived.
@@ -474,12 +475,12 @@ class RPCProtocol(Inbound):
         return self.when_closed()
 
     @override
-    def _close_when_answered(self) -> None:
+    def _close_when_answered(self, *, is_read_to_the_end: bool = False) -> None:
         if self._state is not State.OPEN:
             return
         self._serving.tells_when_idle = True
         if self._serving.is_idle and not self._backlog:
-            self._begin_close("closed when all was answered")
+            self._begin_close("closed when all was answered", is_read_to_the_end)
 
     def close(self) -> Deferred[None]:
         """Write what waits and close; calls of ours that wait for a reply fail.
@@ -493,7 +494,7 @@ class RPCProtocol(Inbound):
             self._abort_handshake()
         return self.when_closed()
 
-    def _begin_close(self, reason: str) -> None:
+    def _begin_close(self, reason: str, is_read_to_the_end: bool = False) -> None:
         # First, as what is written now may report back.
         self._state = State.CLOSING
         self._reason = reason
@@ -504,6 +505,8 @@ class RPCProtocol(Inbound):
         self._take_backlog()
         self._serving.end()
         self._end_calls(reason, None)
+        if is_read_to_the_end and end_now(self.transport):
+            return
         # A peer that never reads would hold up the close for ever.
         self._close_timer = self.reactor.callLater(DRAIN_TIMEOUT, self.abort)
         if not self._is_reading:
