@@ -17,12 +17,15 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kn_sock import _codec
 from kn_sock._codec import (
+    LONG_BYTES,
     UNREADABLE,
     Dialect,
     Head,
+    Member,
     Message,
     NoMessageError,
     RequestId,
+    decode_long,
     decode_message,
     encode_result,
 )
@@ -191,9 +194,9 @@ class Session(Generic[P]):
             that is late.
         """
         try:
-            message = decode_message(line)
-        except UNREADABLE:
-            return self._receive_unusual(line)
+            message = decode_message(line) if len(line) < LONG_BYTES else decode_long(line)
+        except UNREADABLE as problem:
+            return self._receive_unusual(line, problem)
         method = message.method
         if method is UNSET:
             return self._receive_reply(message)
@@ -266,17 +269,19 @@ class Session(Generic[P]):
         """Whether a request is one of 2.0 but for its version, where such are taken."""
         return self._unversioned == "2.0" and message.id is not UNSET
 
-    def _receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
+    def _receive_unusual(
+        self, line: Line, problem: BaseException
+    ) -> Event[P] | list[Event[P]] | None:
         try:
-            found = _codec.decode_unusual(line, self._most_members)
-        except NoMessageError as problem:
+            found = _codec.decode_unusual(line, self._most_members, problem)
+        except NoMessageError as error:
             head = _codec.read_head(bytes(line[:PREFIX_BYTES]))
             if (head.is_reply and self._pending) or (
                 self.dialect == "kn-sock" and self._unanswered
             ):
-                text = f"the peer's reply cannot be read: {problem}"
+                text = f"the peer's reply cannot be read: {error}"
                 return self._fail_unread(head, InternalError(text))
-            return self._refusal_of(problem)
+            return self._refusal_of(error)
         if isinstance(found, list):
             if self._is_answered_in_order:
                 return self._fail_unread(NO_HEAD, InternalError("the peer replied with an array"))
@@ -295,7 +300,7 @@ class Session(Generic[P]):
         line = _codec.encode_error(dialect, problem.request_id, problem.error)
         return Refusal(line, in_order=dialect == "kn-sock")
 
-    def _receive_batch(self, members: list[Raw]) -> Event[P] | list[Event[P]] | None:
+    def _receive_batch(self, members: list[Member]) -> Event[P] | list[Event[P]] | None:
         if not members:
             return _refusal("a batch has at least one member", UNSET)
         if len(members) > self._most_members:
@@ -318,22 +323,16 @@ class Session(Generic[P]):
             events.append(Refusal(line))
         return events
 
-    def _receive_member(self, member: Raw, reply: BatchReply) -> Event[P] | None:
-        try:
-            message = decode_message(member)
-        except UNREADABLE:
-            try:
-                found = _codec.decode_unusual(member)
-            except NoMessageError as problem:
-                # A batch is JSON-RPC 2.0, whatever its members look like.
-                problem.dialect = "2.0"
-                return self._refusal_of(problem)
-            if isinstance(found, list):
-                return _refusal("a batch cannot hold a batch", UNSET)
-            message = found
-        if message.method is UNSET:
-            return self._receive_reply(message)
-        return self._receive_request(message, reply)
+    def _receive_member(self, member: Member, reply: BatchReply) -> Event[P] | None:
+        if isinstance(member, NoMessageError):
+            # A batch is JSON-RPC 2.0, whatever its members look like.
+            member.dialect = "2.0"
+            return self._refusal_of(member)
+        if isinstance(member, list):
+            return _refusal("a batch cannot hold a batch", UNSET)
+        if member.method is UNSET:
+            return self._receive_reply(member)
+        return self._receive_request(member, reply)
 
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
