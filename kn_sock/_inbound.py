@@ -16,7 +16,7 @@ from twisted.protocols.basic import LineReceiver
 from typing_extensions import override
 
 from kn_sock import _codec
-from kn_sock._codec import UNREADABLE, Message, decode_message
+from kn_sock._codec import LONG_BYTES, UNREADABLE, Message, decode_long, decode_message
 from kn_sock._framing import Framer, Line, OverlongLine
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._serving import Serving
@@ -165,14 +165,16 @@ class Inbound(LineReceiver):
         messages: list[Message] = []
         for line in lines:
             try:
-                messages.append(decode_message(line))  # type: ignore[arg-type]  # see below
-            except _UNUSUAL:
+                # An OverlongLine has no length.
+                message = decode_message(line) if len(line) < LONG_BYTES else decode_long(line)  # type: ignore[arg-type]
+                messages.append(message)
+            except _UNUSUAL as problem:
                 if messages:
                     self._serving.take(messages, self._receive)
                     messages = []
                 if self._state is not _OPEN:
                     return
-                self._handle_unusual(line)
+                self._handle_unusual(line, problem)
         self._serving.take(messages, self._receive)
 
     def _receive(self, message: Message) -> None:
@@ -184,13 +186,13 @@ class Inbound(LineReceiver):
         else:
             self._act_on(event)
 
-    def _handle_unusual(self, line: Line | OverlongLine) -> None:
+    def _handle_unusual(self, line: Line | OverlongLine, problem: BaseException) -> None:
         if isinstance(line, OverlongLine):
             self._act_on(self._session.receive_overlong(line))
             return
         batch = self._session.receive_batch(line)
         if batch is None:
-            event = self._session.receive_unusual(line)
+            event = self._session.receive_unusual(line, problem)
             for one in event if isinstance(event, list) else (event,):
                 self._act_on(one)
             return

@@ -10,21 +10,25 @@ Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from kn_sock import _codec
 from kn_sock._codec import (
+    LONG_BYTES,
     UNREADABLE,
     Dialect,
     Head,
+    Member,
     Message,
     NoMessageError,
     RequestId,
     Success,
+    decode_batch,
+    decode_long,
     decode_message,
-    decode_messages,
     encode_plain_members,
     encode_result,
 )
@@ -33,12 +37,6 @@ from kn_sock._writer import Writer
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
 
 NO_HEAD = Head(UNSET, "2.0", False)
-
-_BRACKET = ord("[")
-
-# A batch is decoded at once where it has at most so many times as many braces as it may have
-# members: more than requests commonly have.
-_BRACES = 4
 
 # Where the dialect has ids.
 _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
@@ -221,9 +219,9 @@ class Session(Generic[P]):
             that is late.
         """
         try:
-            message = decode_message(line)
-        except UNREADABLE:
-            return self.receive_unusual(line)
+            message = decode_message(line) if len(line) < LONG_BYTES else decode_long(line)
+        except UNREADABLE as problem:
+            return self.receive_unusual(line, problem)
         return self.receive_message(message)
 
     def receive_message(self, message: Message) -> Event[P] | None:
@@ -297,17 +295,13 @@ class Session(Generic[P]):
 
         What is wrong with it, if it looked like one, `receive_unusual` says.
         """
-        most = self._most_members
-        # No more braces than so many, no more members: what is refused is not decoded before.
-        if line[0] != _BRACKET or line.count(b"{") > _BRACES * most or self._is_answered_in_order:
+        if self._is_answered_in_order:
             return None
-        try:
-            messages = decode_messages(line)
-        except UNREADABLE:
-            return None
-        if not 0 < len(messages) <= most:
-            return None
-        return messages, BatchReply(len(messages), self._max_line_bytes)
+        messages = decode_batch(line, self._most_members)
+        return None if messages is None else (messages, self._reply_to(messages))
+
+    def _reply_to(self, members: Sized) -> BatchReply:
+        return BatchReply(len(members), self._max_line_bytes)
 
     def receive_member(self, message: Message, reply: BatchReply) -> Event[P] | None:
         """Say what a member of a batch means; what is no request is answered in *reply*."""
@@ -322,16 +316,23 @@ class Session(Generic[P]):
             reply.awaited -= 1
         return event
 
-    def receive_unusual(self, line: Line) -> Event[P] | list[Event[P]] | None:
-        """Say what a line means that is no single message as they commonly are."""
+    def receive_unusual(
+        self, line: Line, problem: BaseException
+    ) -> Event[P] | list[Event[P]] | None:
+        """Say what a line means that is no single message as they commonly are.
+
+        Args:
+            line: the line.
+            problem: what `decode_message` raised at it.
+        """
         try:
-            found = _codec.decode_unusual(line, self._most_members)
-        except NoMessageError as problem:
+            found = _codec.decode_unusual(line, self._most_members, problem)
+        except NoMessageError as error:
             head = _codec.read_head(bytes(line[:PREFIX_BYTES]))
             if (head.is_reply and self.pending) or (self.dialect == "kn-sock" and self._unanswered):
-                text = f"the peer's reply cannot be read: {problem}"
+                text = f"the peer's reply cannot be read: {error}"
                 return self._fail_unread(head, InternalError(text))
-            return self._refusal_of(problem)
+            return self._refusal_of(error)
         if isinstance(found, list):
             if self._is_answered_in_order:
                 return self._fail_unread(NO_HEAD, InternalError("the peer replied with an array"))
@@ -350,14 +351,14 @@ class Session(Generic[P]):
         line = _codec.encode_error(dialect, problem.request_id, problem.error)
         return Refusal(line, in_order=dialect == "kn-sock")
 
-    def _receive_batch(self, members: list[Raw]) -> Event[P] | list[Event[P]] | None:
+    def _receive_batch(self, members: list[Member]) -> Event[P] | list[Event[P]] | None:
         if not members:
             return _refusal("a batch has at least one member", UNSET)
         if len(members) > self._most_members:
             text = f"the batch has more members than max_batch ({self._max_batch:,})"
             error = RPCError(ErrorCode.BATCH_TOO_LARGE, text)
             return Refusal(_codec.encode_error("2.0", None, error))
-        reply = BatchReply(len(members), self._max_line_bytes)
+        reply = self._reply_to(members)
         events: list[Event[P]] = []
         for member in members:
             event = self._receive_raw_member(member, reply)
@@ -368,22 +369,16 @@ class Session(Generic[P]):
             events.append(Refusal(line))
         return events
 
-    def _receive_raw_member(self, member: Raw, reply: BatchReply) -> Event[P] | None:
-        try:
-            message = decode_message(member)
-        except UNREADABLE:
-            try:
-                found = _codec.decode_unusual(member)
-            except NoMessageError as problem:
-                # A batch is JSON-RPC 2.0, whatever its members look like.
-                problem.dialect = "2.0"
-                reply.add(self._refusal_of(problem).line)
-                return None
-            if isinstance(found, list):
-                reply.add(_refusal("a batch cannot hold a batch", UNSET).line)
-                return None
-            message = found
-        return self.receive_member(message, reply)
+    def _receive_raw_member(self, member: Member, reply: BatchReply) -> Event[P] | None:
+        if isinstance(member, NoMessageError):
+            # A batch is JSON-RPC 2.0, whatever its members look like.
+            member.dialect = "2.0"
+            reply.add(self._refusal_of(member).line)
+            return None
+        if isinstance(member, list):
+            reply.add(_refusal("a batch cannot hold a batch", UNSET).line)
+            return None
+        return self.receive_member(member, reply)
 
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id

@@ -8,8 +8,9 @@ import gc
 import json
 import math
 import sys
+import tracemalloc
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
+from kn_sock import _codec
 from kn_sock._codec import (
     DIALECTS,
+    LONG_BYTES,
     Dialect,
     Message,
     NoMessageError,
+    decode_long,
     decode_message,
     decode_unusual,
     encode_error,
@@ -30,7 +34,7 @@ from kn_sock._codec import (
     encode_result,
     read_head,
 )
-from kn_sock._session import Answered, Failed, Request, Session
+from kn_sock._session import Answered, Failed, Refusal, Request, Session
 from kn_sock._text import shown
 from kn_sock._writer import Writer
 from kn_sock.errors import InternalError, InvalidRequest, ParseError, RPCError
@@ -295,6 +299,40 @@ def test_a_text_that_says_null_is_no_null() -> None:
     assert sent(["null", None, {"null": None}]) == ["null", None, {"null": None}]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda value: (value, None),
+        lambda value: {"a": {"b": [value]}, "c": None},
+        lambda value: [b"", bytearray(b"x"), 2**70, "g", True, None, {value}],
+        lambda value: [None, Point(1, value)],
+        lambda value: [None, nested(100), value],
+    ],
+)
+def test_finds_what_is_not_finite_wherever_it_stands(
+    around: Callable[[float], Any], value: float
+) -> None:
+    with pytest.raises(InternalError, match="the result cannot be sent as JSON"):
+        encode_result("kn-sock", 1, around(value))
+
+
+def test_a_number_that_looks_like_a_nan_to_a_search_is_sent() -> None:
+    # Eight bytes each, one of which is the letter that stands before a number.
+    value = [sys.float_info.max, -sys.float_info.max, *map(float, range(0x6700, 0x6800)), None]
+    assert sent(value) == value
+    text = "g" + "\x7f" * 20 + "ÿ" * 20
+    assert sent([text, None]) == [text, None]
+
+
+def test_looks_for_nan_beside_null_without_writing_it_all_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_codec, "_dumps", pytest.fail)
+    for value in ([1, None, "a"], {"a": None, "b": [0.5, 2**40]}, ((), {1: None}), {"x": [None]}):
+        assert encode_result("2.0", 1, value)
+
+
 @pytest.mark.parametrize("value", [object(), [object()], {(1, 2): 3}, 1j, print, iter(())])
 def test_a_result_without_json_form_is_an_internal_error(value: object) -> None:
     with pytest.raises(InternalError, match="the result cannot be sent as JSON"):
@@ -333,7 +371,10 @@ def test_keeps_a_fractional_id_as_its_text(text: bytes) -> None:
 def test_gives_the_members_of_a_batch_one_by_one() -> None:
     members = decode_unusual(b' [ {"id":1} , 5, [] ] ')
     assert isinstance(members, list)
-    assert [json.loads(bytes(one)) for one in members] == [{"id": 1}, 5, []]
+    message, problem, batch = members
+    assert (message, batch) == (Message(id=1), [])
+    assert isinstance(problem, NoMessageError)
+    assert isinstance(problem.error, InvalidRequest)
 
 
 @pytest.mark.parametrize(
@@ -416,6 +457,150 @@ def test_shows_a_short_value_whole_and_a_long_one_cut() -> None:
 )
 def test_finds_the_id_at_the_beginning_of_a_line(prefix: bytes, wanted: Any) -> None:
     assert read_head(prefix).request_id == wanted
+
+
+# --- long lines -----------------------------------------------------------------------------------
+
+
+def request(*params: bytes) -> bytes:
+    return b'{"jsonrpc":"2.0","id":1,"method":"f","params":[%b]}' % b",".join(params)
+
+
+SLOW_FLOATS = [
+    *(b"1e300", b"-1E+300", b"1.5e-308", b"5e-324", b"1e-999", b"1.7976931348623157e308"),
+    *(b"0e999", b"1e0300", b"0.1", b"1", b"12345678901234567890.5", b'"1e300"'),
+]
+
+
+def test_reads_numbers_near_the_ends_of_the_range_as_json_does() -> None:
+    for times in (1, 1000):
+        line = request(*SLOW_FLOATS * times)
+        wanted = json.loads(line)["params"]
+        assert decode_long(line).params == wanted
+        assert decode_long(bytearray(line)).params == wanted
+        (member,) = decode_unusual(b"[%b]" % line)  # type: ignore[misc]  # a batch
+        assert isinstance(member, Message)
+        assert member.params == wanted
+
+
+@pytest.mark.parametrize("params", [[b"1e999"], [b"1e300"] * 1000 + [b"-1e999"]])
+@pytest.mark.parametrize("form", [b"%b", b"[%b]", b'[%b,"\\ud800"]'], ids=["", "batch", "lone"])
+def test_a_number_beyond_the_range_is_no_json(params: list[bytes], form: bytes) -> None:
+    event = Session[Any]().receive(form % request(*params))
+    assert isinstance(event, Refusal)
+    assert json.loads(event.line)["error"]["code"] == -32700
+
+
+def test_gives_many_numbers_near_the_ends_of_the_range_to_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Which msgspec takes ten microseconds for, each.
+    monkeypatch.setattr(_codec, "decode_message", pytest.fail)
+    assert decode_long(request(*[b"1e300"] * 1000)).params == [1e300] * 1000
+
+
+@pytest.mark.parametrize("params", [[b"0.1"], [b"1e9"], [b'"ae123"'], [b"12", b'"e"'], [b"1e300"]])
+def test_leaves_all_other_numbers_to_msgspec(
+    params: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_codec, "_decode_slow_floats", pytest.fail)
+    line = request(*params, *[b'"x"'] * 1000)
+    assert decode_long(line) == decode_message(line)
+
+
+@pytest.fixture
+def collections() -> Iterator[list[str]]:
+    """What the garbage collector did while the test ran."""
+    seen: list[str] = []
+
+    def note(phase: str, _: Mapping[str, int]) -> None:
+        seen.append(phase)
+
+    gc.collect()
+    gc.callbacks.append(note)
+    yield seen
+    gc.callbacks.remove(note)
+
+
+ARRAYS = b"[1]," * 50_000 + b"[1]"
+
+
+@pytest.mark.parametrize(
+    "line", [request(ARRAYS), b"[%b]" % request(ARRAYS), request(ARRAYS, b'"\\ud800"')]
+)
+def test_no_garbage_is_looked_for_while_a_long_line_is_read(
+    line: bytes, collections: list[str]
+) -> None:
+    received = Session[Any]().receive(line)
+    assert received is not None
+    # What is made beside the line's own arrays is little.
+    assert len(collections) <= 4
+
+
+@pytest.mark.parametrize("line", [request(ARRAYS), request(ARRAYS) + b"x", b"[%b" % ARRAYS])
+def test_the_garbage_collector_is_left_as_it_was(line: bytes) -> None:
+    assert len(line) > LONG_BYTES
+    Session[Any]().receive(line)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        Session[Any]().receive(line)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_is_no_json_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_codec, "_anything", None)
+    monkeypatch.setattr(json, "loads", None)
+    for end in (b",]}", b'"\xff"]}', b"", b"nul]}", b"1e]}"):
+        for text in (b"1", b'"\\u00e9"', b"[1]"):
+            event = Session[Any]().receive(request(text)[:-2] + end)
+            assert isinstance(event, Refusal)
+
+
+def test_makes_nothing_of_a_batch_that_is_too_large() -> None:
+    line = b"[" + b"{}," * 400_000 + b"{}]"
+    decode_unusual(line, 1000)
+    tracemalloc.start()
+    try:
+        found = decode_unusual(line, 1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found, list)
+    assert len(found) > 1000
+    assert peak < 2 * len(line)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 1000, 1023, 1024, 100_000])
+@pytest.mark.parametrize("first", [b"{}", b'{"x":"\\ud800"}'], ids=["", "lone"])
+def test_tells_a_batch_that_is_too_large_from_one_that_is_not(most: int, first: bytes) -> None:
+    for count in (1, most - 1, most, most + 1, 2 * most + 3):
+        found = decode_unusual(b"[" + b",".join([first, *[b"{}"] * (count - 1)]) + b"]", most)
+        assert isinstance(found, list)
+        assert (len(found) > most) is (count > most) or count == 0
+        if 0 < count <= most:
+            assert found == [Message()] * count
+
+
+@pytest.mark.parametrize("end", [b"", b"x", b"]x", b",]", b",,1]", b" 1]", b"] ]", b":1]", b"}"])
+@pytest.mark.parametrize("member", [b"1", b'"\\ud800"', b'{"x":"\\udc00"}'])
+def test_a_batch_with_anything_odd_between_its_members_is_no_json(
+    member: bytes, end: bytes
+) -> None:
+    with pytest.raises(NoMessageError, match="not JSON") as raised:
+        decode_unusual(b"[" + member + end)
+    assert isinstance(raised.value.error, ParseError)
+
+
+@pytest.mark.parametrize(
+    "member", [b'{"id":5,"method":"\xff"}', b'{"y":"\xff"}', b"1e999", b"9" * 5000, b"[1e999]"]
+)
+def test_a_batch_with_a_member_that_is_no_json_is_none(member: bytes) -> None:
+    with pytest.raises(NoMessageError, match="not JSON") as raised:
+        decode_unusual(b'[{"id":1},' + member + b"]")
+    assert isinstance(raised.value.error, ParseError)
 
 
 # --- there and back -------------------------------------------------------------------------------
