@@ -79,7 +79,10 @@ def free_port() -> int:
 def listen(factory: Any) -> None:
     """Run Twisted's reactor with a factory."""
     from twisted.internet import reactor
+    from twisted.logger import globalLogBeginner
 
+    # Until a log is begun, Twisted keeps all of it in memory.
+    globalLogBeginner.beginLoggingTo([lambda _: None], redirectStandardIO=False)
     any_reactor: Any = reactor
     port = any_reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
     listens(port.getHost().port)
