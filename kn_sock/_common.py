@@ -132,7 +132,8 @@ class CommonServing(Serving):
             replies.append(Success("2.0", message.id, result))
             if self._records is not None:
                 self._records.ended(request)
-        self._end_batch(batch)
+        if batch is not None:
+            self._end_batch(batch)
 
     def _submit(
         self, request: Request, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None

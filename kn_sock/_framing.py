@@ -5,7 +5,7 @@ Only bytes belong here. What a line means is `_codec`'s; where the chunks come f
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from typing_extensions import override
 
@@ -123,10 +123,11 @@ class LineFramer(Framer):
         """Take what one read delivered; return the lines that it ended, in order."""
         if self._at_start:
             chunk = self._drop_byte_order_mark(chunk)
-        pieces: list[Line] = [*chunk.split(b"\n")]
+        pieces: list[Any] = chunk.split(b"\n")
         rest = pieces.pop()
         if not pieces:
             return self._keep(rest)
         must_check = len(chunk) > self._max or b"\r" in chunk or b"" in pieces
-        lines = self._complete(pieces, must_check=must_check)
-        return lines + self._keep(rest) if rest else lines
+        if must_check or self._tail or self._skipping:
+            pieces = self._complete(pieces, must_check=must_check)
+        return pieces + self._keep(rest) if rest else pieces

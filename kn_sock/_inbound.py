@@ -149,9 +149,9 @@ class Inbound(LineReceiver):
             del lines[_QUANTUM:]
             self._backlog_timer = self.reactor.callLater(0, self._go_on)
             self.update_reading()
+        self.read_at = self.reactor.seconds()
         turn = self._settings.turn
         turn.hold()
-        self.read_at = self.reactor.seconds()
         try:
             self._handle(lines)
             if self._outgoing is not None:

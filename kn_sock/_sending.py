@@ -100,6 +100,11 @@ def can_half_close(transport: Any) -> bool:
     return IHalfCloseableProtocol.providedBy(wrapper)
 
 
+def counts_undelivered(transport: Any) -> bool:
+    """Tell whether `undelivered_bytes` is worth asking for."""
+    return fcntl is not None and hasattr(transport, "getHandle") and not is_tls(transport)
+
+
 def undelivered_bytes(transport: Any) -> int | None:
     """Count what the kernel was given, and has not heard of that it arrived.
 
@@ -107,11 +112,10 @@ def undelivered_bytes(transport: Any) -> int | None:
         The number, the goodbye not counted; ``None`` where that is not known, or, as with TLS, not
         of interest.
     """
-    get_handle = getattr(transport, "getHandle", None)
-    if fcntl is None or get_handle is None or is_tls(transport):
+    if fcntl is None or not counts_undelivered(transport):
         return None
     try:
-        counted = fcntl.ioctl(get_handle(), termios.TIOCOUTQ, bytes(4))
+        counted = fcntl.ioctl(transport.getHandle(), termios.TIOCOUTQ, bytes(4))
     except OSError:
         return None
     # The goodbye is counted there as a byte.

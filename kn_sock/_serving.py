@@ -129,11 +129,12 @@ class Serving(Answering):
         """
         for message in messages:
             otherwise(message)
-        self._end_batch(batch)
+        if batch is not None:
+            self._end_batch(batch)
 
-    def _end_batch(self, batch: BatchReply | None) -> None:
+    def _end_batch(self, batch: BatchReply) -> None:
         """Send what there is to reply to a batch, if all of it is there."""
-        if batch is not None and not self._is_over:
+        if not self._is_over:
             line = batch.line()
             if line is not None:
                 self._outbox.put(line)

@@ -132,6 +132,9 @@ class WorkerPool:
         self._lanes: deque[Lane] = deque()
         # The locks that idle threads wait for, each of them its own.
         self._parked: deque[threading.Lock] = deque()
+        # Whether one of them is on its way. It wakes the next, if there is more to do than one job:
+        # to wake a thread takes longer than most jobs, and the first may do them all meanwhile.
+        self._is_waking = False
         self._threads = 0
         self._is_stopped = False
 
@@ -150,14 +153,16 @@ class WorkerPool:
         if not lane.is_queued:
             lane.is_queued = True
             self._lanes.append(lane)
-        if self._parked and not self._wake() and self._threads < self._most:
+        if self._parked and not self._is_waking and not self._wake() and self._threads < self._most:
             self._start_thread()
 
     def _wake(self) -> bool:
         """Wake the thread that was parked last; ``False`` if another was quicker."""
+        self._is_waking = True
         try:
             self._parked.pop().release()
         except IndexError:
+            self._is_waking = False
             return False
         return True
 
@@ -199,9 +204,9 @@ class WorkerPool:
                 if waiting and not lane.is_queued:
                     lane.is_queued = True
                     lanes.append(lane)
-            if parked and lanes:
-                # Who looked while the lane was out of its place found nothing, and this job may
-                # take long.
+            if lanes and parked and not self._is_waking:
+                # This job may take long; and who looked while the lane was out of its place found
+                # nothing.
                 self._wake()
             if job is not None:
                 job._run()
@@ -224,6 +229,7 @@ class WorkerPool:
             else:
                 return
         lock.acquire()
+        self._is_waking = False
 
     def stop(self) -> None:
         """Let every thread end once its present call does; nothing waits for them. Idempotent."""

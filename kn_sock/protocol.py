@@ -36,6 +36,7 @@ from kn_sock._peer import NO_PROCESS, address_text, certificate_of, process_of
 from kn_sock._reports import ConnectionReport
 from kn_sock._sending import (
     can_half_close,
+    counts_undelivered,
     end_now,
     is_tls,
     undelivered_bytes,
@@ -129,7 +130,7 @@ class RPCProtocol(Inbound):
         # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
         for option in ("setTcpNoDelay", "setTcpKeepAlive"):
             getattr(transport, option, lambda _: None)(True)
-        if can_half_close(transport) and undelivered_bytes(transport) is not None:
+        if counts_undelivered(transport) and can_half_close(transport):
             self._half_closes = True
         process = process_of(transport)
         if process is not NO_PROCESS:
