@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
+from kn_sock._session import Request
 from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
     from kn_sock._peer import PeerProcess
     from kn_sock.connection import RPCConnection
+    from kn_sock.methods import Method
 
 # Stands for what is under way for a call that a thread has, or is to have.
 IN_THREAD: Final = object()
@@ -32,13 +34,16 @@ class Call(Struct, eq=False):
     """
 
     _protocol: Any
-    _request: Any
+    # What came for it; where that was common, it is made when it is asked for: see `_request`.
+    _asked: Request | None
     # What a thread runs for it.
-    _function: Any = None
+    _method: Method | None = None
     _args: Sequence[Any] = ()
     _kwargs: Mapping[str, Any] | None = None
-    # By which it is found among those that are under way.
+    # By which it is found among those that are under way; until then, of a common one, its id.
     _key: Any = None
+    # When a common one was read; None where it has ended by the end of that read.
+    _since: float | None = None
     # Whether nothing but its result is needed to answer it: see `_common`.
     _is_common: bool = False
     # What is under way for it: a Deferred, or `IN_THREAD`.
@@ -52,13 +57,25 @@ class Call(Struct, eq=False):
     # Whether the method has ended. What it left running has time of its own.
     _is_over: bool = False
 
+    @property
+    def _request(self) -> Request:
+        """What came. Of a common request nobody asks for it, but to refuse or to report it."""
+        asked = self._asked
+        if asked is None:
+            assert self._method is not None
+            name = self._method.name
+            asked = Request(self._key, name, UNSET, UNSET, "2.0", True, None, self._since)
+            self._asked = asked
+        return asked
+
     def _run(self) -> None:
         token = current.set(self)
         try:
+            function: Any = self._method.function  # type: ignore[union-attr]  # it has one here
             if self._kwargs:
-                self._result = self._function(*self._args, **self._kwargs)
+                self._result = function(*self._args, **self._kwargs)
             else:
-                self._result = self._function(*self._args)
+                self._result = function(*self._args)
         except BaseException as error:
             # All of them: SystemExit too is the reactor's to act on, not this thread's.
             self._error = error

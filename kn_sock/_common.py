@@ -85,7 +85,9 @@ class CommonServing(Serving):
                 continue
             args: Any = message.params
             kwargs: Any = None
-            request = Request(message.id, method.name, UNSET, UNSET, "2.0", True, batch)
+            request = None
+            if batch is not None:
+                request = Request(message.id, method.name, UNSET, UNSET, "2.0", True, batch)
             if (
                 type(args) is not list
                 or not method.required <= len(args) <= method.most
@@ -94,21 +96,23 @@ class CommonServing(Serving):
                 try:
                     args, kwargs = method.bind(args, None)
                 except InvalidParams as error:
-                    self._refuse(request, error)
+                    call = Call(protocol, request, method, (), None, message.id)
+                    self._refuse(call._request, error)
                     continue
             if uses_threads and not method.on_reactor:
                 if batch is None and type(message.id) is int and message.id not in running:
-                    self._submit(request, method, args, kwargs)
+                    self._submit(message.id, method, args, kwargs)
                 else:
-                    self._run_in_thread(Call(protocol, request), method, args, kwargs)
+                    call = Call(protocol, request, method, (), None, message.id)
+                    self._run_in_thread(call, method, args, kwargs)
                 continue
-            call = Call(protocol, request)
+            call = Call(protocol, request, method, (), None, message.id)
             token = set_current(call)
             try:
                 result = method.function(*args, **kwargs) if kwargs else method.function(*args)
             except BaseException as exception:
                 call._is_over = True
-                self._refuse(request, self._runner.error_of(call, exception), exception)
+                self._refuse(call._request, self._runner.error_of(call, exception), exception)
                 continue
             finally:
                 reset_current(token)
@@ -123,7 +127,7 @@ class CommonServing(Serving):
                     (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
                 )
             ):
-                self._answer(request, result)
+                self._answer(call._request, result)
                 continue
             if batch is not None:
                 batch.awaited -= 1
@@ -131,21 +135,23 @@ class CommonServing(Serving):
                 outbox.begin()
             replies.append(Success("2.0", message.id, result))
             if self._records is not None:
-                self._records.ended(request)
+                self._records.ended(call._request)
         if batch is not None:
             self._end_batch(batch)
 
     def _submit(
-        self, request: Request, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
+        self, key: int, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
         """Have a thread run a common call, of whose id there is no other under way."""
-        protocol, key, running = self._protocol, request.id, self._running
-        request.since = protocol.read_at
-        call = Call(protocol, request, method.function, args, kwargs, key, True, IN_THREAD)
+        protocol, running = self._protocol, self._running
+        since = protocol.read_at
+        call = Call(protocol, None, method, args, kwargs, key, since, True, IN_THREAD)
+        # The pool itself, where there is one: without another call.
+        submit = (self._runner.pool or self._runner).submit
         try:
-            self._runner.submit(call, self._lane or self._own_lane())
+            submit(call, self._lane or self._own_lane())
         except RuntimeError as problem:
-            self._refuse(request, no_thread(problem))
+            self._refuse(call._request, no_thread(problem))
             return
         running[key] = call
         if len(running) >= self._most:
@@ -174,7 +180,7 @@ class CommonServing(Serving):
             del running[call._key]
             if not replies:
                 outbox.begin()
-            replies.append(Success("2.0", call._request.id, result))
+            replies.append(Success("2.0", call._key, result))
             if self._records is not None:
                 self._records.ended(call._request)
             if self._at_once is _NONE or self.tells_when_idle:

@@ -56,7 +56,8 @@ class Runner:
         self._turn = turn
         self._finished = Finished(call_from_thread, self._deliver)
         self._executor: Submits | None = options.executor
-        self._pool: WorkerPool | None = None
+        #: The threads, once there has been need of them, and no executor of the caller's own.
+        self.pool: WorkerPool | None = None
 
     def new_lane(self, done: Callable[[], object]) -> Lane:
         """Make the place of one connection among those that wait for threads."""
@@ -68,11 +69,11 @@ class Runner:
         Raises:
             RuntimeError: no thread can be had.
         """
-        if self._pool is not None:
-            self._pool.submit(job, lane)
+        if self.pool is not None:
+            self.pool.submit(job, lane)
         elif self._executor is None:
-            self._pool = WorkerPool(self.options.threads)
-            self._pool.submit(job, lane)
+            self.pool = WorkerPool(self.options.threads)
+            self.pool.submit(job, lane)
         else:
             # It has an order of its own; of one connection's jobs, the first comes first.
             lane.waiting.append(job)
@@ -93,9 +94,9 @@ class Runner:
 
     def stop(self) -> None:
         """Let the threads end; a later call starts new ones."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool = None
+        if self.pool is not None:
+            self.pool.stop()
+            self.pool = None
 
     # --- errors --------------------------------------------------------------------------------
 

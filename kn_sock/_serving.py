@@ -282,7 +282,7 @@ class Serving(Answering):
     def _run_in_thread(
         self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
-        call._function, call._args, call._kwargs = method.function, args, kwargs
+        call._method, call._args, call._kwargs = method, args, kwargs
         try:
             self._runner.submit(call, self._lane or self._own_lane())
         except RuntimeError as problem:

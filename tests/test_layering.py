@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "_framing": set(),
     "_documents": {"_framing"},
     "_options": set(),
-    "_call": {"errors"},
+    "_call": {"errors", "_session"},
     "_stats": {"errors"},
     "_verdicts": {"errors", "_text"},
     "_access_log": set(),
