@@ -7,7 +7,7 @@ the hot path: measure what is changed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -71,6 +71,10 @@ class CommonServing(Serving):
         protocol, outbox = self._protocol, self._outbox
         replies = outbox.replies if batch is None else batch.plain
         uses_threads, running = self._runner.uses_threads, self._running
+        if uses_threads:
+            since, lane = protocol.read_at, self._lane
+            # The pool itself, where there is one: without another call.
+            submit = (self._runner.pool or self._runner).submit
         for message in messages:
             method = self._at_once.get(message.method)  # type: ignore[arg-type]  # UNSET is no name
             if (
@@ -99,14 +103,25 @@ class CommonServing(Serving):
                     call = Call(protocol, request, method, (), None, message.id)
                     self._refuse(call._request, error)
                     continue
+            key = message.id
             if uses_threads and not method.on_reactor:
-                if batch is None and type(message.id) is int and message.id not in running:
-                    self._submit(message.id, method, args, kwargs)
-                else:
-                    call = Call(protocol, request, method, (), None, message.id)
+                if batch is not None or type(key) is not int or key in running:
+                    call = Call(protocol, request, method, (), None, key)
                     self._run_in_thread(call, method, args, kwargs)
+                    continue
+                call = Call(protocol, None, method, args, kwargs, key, since, True, IN_THREAD)
+                if lane is None:
+                    lane = self._own_lane()
+                try:
+                    submit(call, lane)
+                except RuntimeError as problem:
+                    self._refuse(call._request, no_thread(problem))
+                    continue
+                running[key] = call
+                if len(running) >= self._most:
+                    self._admitting().check_capacity()
                 continue
-            call = Call(protocol, request, method, (), None, message.id)
+            call = Call(protocol, request, method, (), None, key)
             token = set_current(call)
             try:
                 result = method.function(*args, **kwargs) if kwargs else method.function(*args)
@@ -121,7 +136,7 @@ class CommonServing(Serving):
                 continue
             call._is_over = True
             if (
-                type(message.id) is not int
+                type(key) is not int
                 or self._is_over
                 or not (
                     (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
@@ -133,29 +148,11 @@ class CommonServing(Serving):
                 batch.awaited -= 1
             elif not replies:
                 outbox.begin()
-            replies.append(Success("2.0", message.id, result))
+            replies.append(Success("2.0", key, result))
             if self._records is not None:
                 self._records.ended(call._request)
         if batch is not None:
             self._end_batch(batch)
-
-    def _submit(
-        self, key: int, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
-    ) -> None:
-        """Have a thread run a common call, of whose id there is no other under way."""
-        protocol, running = self._protocol, self._running
-        since = protocol.read_at
-        call = Call(protocol, None, method, args, kwargs, key, since, True, IN_THREAD)
-        # The pool itself, where there is one: without another call.
-        submit = (self._runner.pool or self._runner).submit
-        try:
-            submit(call, self._lane or self._own_lane())
-        except RuntimeError as problem:
-            self._refuse(call._request, no_thread(problem))
-            return
-        running[key] = call
-        if len(running) >= self._most:
-            self._admitting().check_capacity()
 
     @override
     def _jobs_ended(self) -> None:
