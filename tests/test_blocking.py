@@ -842,6 +842,29 @@ print(client.call("add", 5, 6), flush=True)
     assert done.returncode == 0
 
 
+def test_a_child_of_fork_does_not_wait_for_what_its_parent_is_told(run_script: RunScript) -> None:
+    done = run_script(
+        SERVE_IN_DAEMON_THREAD
+        + """
+import os, signal, warnings
+warnings.simplefilter("ignore")
+results = client.map("block", [0, 60])
+print(next(results), flush=True)
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    try:
+        next(results)
+    except RuntimeError as error:
+        print(type(error).__name__, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+os._exit(0)
+"""
+    )
+    assert done.stdout.splitlines() == ["False", "ForkedError"]
+
+
 def started(script: Path) -> tuple[subprocess.Popen[str], str, int]:
     """Start a script that serves; give it, and the address that it prints."""
     server = subprocess.Popen(
