@@ -240,6 +240,24 @@ def test_map_raises_in_place_what_cannot_be_sent(client: RPCClient) -> None:
     assert list(results) == []
 
 
+def test_map_leaves_no_garbage_where_an_argument_cannot_be_sent(client: RPCClient) -> None:
+    def names() -> list[str]:
+        return [type(each).__name__ for each in gc.garbage]
+
+    with pytest.raises(TypeError):
+        list(client.map("add", [1, object()], [1, 1]))
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        with pytest.raises(TypeError):
+            list(client.map("add", [1, object()], [1, 1]))
+        gc.collect()
+        assert "BlockingCall" not in names()
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
 def test_map_takes_no_more_than_its_window_from_an_endless_source(client: RPCClient) -> None:
     taken: list[int] = []
 
