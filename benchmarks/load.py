@@ -72,12 +72,15 @@ class Outcome:
         cpu_seconds: time of the processor that this process took meanwhile.
         latencies: seconds from a request to its reply, by the share of calls in percent that had
             theirs by then; 100 is the slowest. Replies are taken for those to the oldest requests.
+        answered: calls that were answered in all, with those that were under way when the time was
+            over: the server's work is for these.
     """
 
     count: int
     seconds: float
     cpu_seconds: float
     latencies: dict[int, float]
+    answered: int = 0
 
     @property
     def rate(self) -> float:
@@ -318,7 +321,7 @@ class Tally:
     def __init__(self, load: Load, seconds: float) -> None:
         self.latencies: list[tuple[float, int]] = []
         self._load = load
-        self._count = 0
+        self._count = self._answered = 0
         self._cpu = time.process_time()
         self._start = self._last = time.perf_counter()
         self._end = self._start + seconds
@@ -327,6 +330,7 @@ class Tally:
 
     def add(self, count: int, now: float) -> None:
         """Count replies that came just now."""
+        self._answered += count
         if self.is_over:
             return
         self._count += count
@@ -342,6 +346,7 @@ class Tally:
             self._last - self._start,
             self._cpu_seconds,
             percentiles(self.latencies),
+            self._answered * self._load.calls_per_request,
         )
 
 

@@ -16,6 +16,7 @@ import gc
 import json
 import marshal
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,11 +171,29 @@ def _no_collection() -> Iterator[None]:
     if sys.version_info >= (3, 12) or not gc.isenabled():
         yield
         return
-    gc.disable()
+    global _is_collection_off
     try:
+        _is_collection_off = True
+        gc.disable()
         yield
     finally:
         gc.enable()
+        _is_collection_off = False
+
+
+_is_collection_off = False
+
+
+def _collect_in_child() -> None:
+    """Turn the collector on in a process that was forked while another thread had it off here."""
+    global _is_collection_off
+    if _is_collection_off:
+        gc.enable()
+        _is_collection_off = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_collect_in_child)
 
 
 # Numbers of which msgspec takes ten microseconds for each: those near the ends of a double's range.

@@ -83,11 +83,13 @@ class Outcome:
 
         Raises:
             Whatever error it was.
+            ForkedError: this is a child of the process in which it was to be told.
         """
         lock = threading.Lock()
         lock.acquire()
         self._lock = lock
         while not (self.is_there or lock.acquire(timeout=_SLICE)):
+            self._thread.check_process()
             # At the interpreter's end daemon threads are left waiting; others run exit handlers.
             is_left = self._thread.is_ending and threading.current_thread().daemon
             if not self._thread.is_alive and not is_left:
@@ -154,6 +156,18 @@ class ReactorThread:
         """Whether the thread runs."""
         return not self._has_ended
 
+    def check_process(self) -> None:
+        """Raise in a child that was forked since: there is no such thread.
+
+        Raises:
+            ForkedError: this is such a child.
+        """
+        if self.is_forked:
+            raise ForkedError(
+                "this was made before fork(); its connection belongs to the parent process. "
+                "Make a new one in the child"
+            )
+
     def check(self) -> None:
         """Raise where waiting for this thread would never end.
 
@@ -162,11 +176,9 @@ class ReactorThread:
             ForkedError: the process was forked since.
             ConnectionLost: the thread has ended, as it does with the interpreter.
         """
+        # Asked here, too: the common case, without another call.
         if self.is_forked:
-            raise ForkedError(
-                "this was made before fork(); its connection belongs to the parent process. "
-                "Make a new one in the child"
-            )
+            self.check_process()
         if self.is_ending or self._has_ended:
             raise ConnectionLost("the reactor's thread has ended", maybe_executed=False)
         if get_ident() == self._ident:

@@ -247,6 +247,8 @@ class RPCClient:
             if problem is not None:
                 raise problem
         finally:
+            # Its traceback holds this frame, which holds it: a cycle, otherwise.
+            problem = None
             for call in under_way:
                 if not call.outcome.is_there:
                     link.give_up(call)

@@ -240,6 +240,24 @@ def test_map_raises_in_place_what_cannot_be_sent(client: RPCClient) -> None:
     assert list(results) == []
 
 
+def test_map_leaves_no_garbage_where_an_argument_cannot_be_sent(client: RPCClient) -> None:
+    def names() -> list[str]:
+        return [type(each).__name__ for each in gc.garbage]
+
+    with pytest.raises(TypeError):
+        list(client.map("add", [1, object()], [1, 1]))
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        with pytest.raises(TypeError):
+            list(client.map("add", [1, object()], [1, 1]))
+        gc.collect()
+        assert "BlockingCall" not in names()
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
 def test_map_takes_no_more_than_its_window_from_an_endless_source(client: RPCClient) -> None:
     taken: list[int] = []
 
@@ -840,6 +858,29 @@ print(client.call("add", 5, 6), flush=True)
     )
     assert done.stdout.splitlines() == ["3", "ForkedError True", "7", "11"]
     assert done.returncode == 0
+
+
+def test_a_child_of_fork_does_not_wait_for_what_its_parent_is_told(run_script: RunScript) -> None:
+    done = run_script(
+        SERVE_IN_DAEMON_THREAD
+        + """
+import os, signal, warnings
+warnings.simplefilter("ignore")
+results = client.map("block", [0, 60])
+print(next(results), flush=True)
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    try:
+        next(results)
+    except RuntimeError as error:
+        print(type(error).__name__, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+os._exit(0)
+"""
+    )
+    assert done.stdout.splitlines() == ["False", "ForkedError"]
 
 
 def started(script: Path) -> tuple[subprocess.Popen[str], str, int]:

@@ -7,6 +7,7 @@ import enum
 import gc
 import json
 import math
+import os
 import sys
 import tracemalloc
 import uuid
@@ -548,6 +549,32 @@ def test_the_garbage_collector_is_left_as_it_was(line: bytes) -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_process_forked_while_a_long_line_is_read_has_its_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch, *, is_wanted: bool
+) -> None:
+    # As another thread may do it, at any moment; the child has that thread alone.
+    found: list[int] = []
+
+    def fork_and_decode(line: bytes) -> Message:
+        child = os.fork()
+        if not child:
+            os._exit(int(gc.isenabled()))
+        found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return decode_message(line)
+
+    monkeypatch.setattr(_codec, "_decoder_for", lambda _: fork_and_decode)
+    if not is_wanted:
+        gc.disable()
+    try:
+        decode_long(request(ARRAYS))
+        assert gc.isenabled() is is_wanted
+    finally:
+        gc.enable()
+    assert found == [int(is_wanted)]
 
 
 def test_what_is_no_json_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ class FakeReactorThread:
     is_ending = False
     is_alive = True
 
+    def check_process(self) -> None:
+        pass
+
 
 @pytest.fixture
 def outcome() -> Outcome:
