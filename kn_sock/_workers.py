@@ -201,6 +201,8 @@ class WorkerPool:
             except IndexError:
                 if self._is_stopped:
                     return
+                # A connection that has ended must not live on while this thread waits.
+                lane = waiting = None  # type: ignore[assignment]
                 self._park(lock)
                 continue
             waiting = lane.waiting

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -325,6 +326,23 @@ def test_a_pool_that_was_idle_starts_the_threads_that_it_may_have_beside(
         pool = make_pool(8)
         for number in range(2, 9):
             meet_of(number)
+
+
+def test_an_idle_thread_keeps_no_connection(make_pool: Callable[[int], WorkerPool]) -> None:
+    class Place(Lane):
+        __slots__ = ("__weakref__",)
+
+    pool = make_pool(1)
+    gate = Gate()
+    gate.opened.set()
+    waked, lane = threading.Event(), Place(Finished(lambda _: waked.set(), list), list)
+    gone = threading.Event()
+    weakref.finalize(lane, gone.set)
+    pool.submit(Task(nothing), lane)
+    assert waked.wait(PATIENCE)
+    lane.finished = Finished(list, list)
+    del lane
+    assert gone.wait(2)
 
 
 def test_one_that_blocks_does_not_hold_up_the_next(
