@@ -122,11 +122,13 @@ class CommonServing(Serving):
                 or not (
                     (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
                 )
+                or (batch is not None and batch.room <= 0 and not batch.has_room())
             ):
                 self._answer(request, result)
                 continue
             if batch is not None:
                 batch.awaited -= 1
+                batch.room -= 1
             elif not replies:
                 outbox.begin()
             replies.append(Success("2.0", message.id, result))

@@ -660,6 +660,20 @@ def test_a_cancelled_member_still_completes_its_batch(make_server: MakeServer) -
     assert {one["id"], other["id"]} == {1, 2}
 
 
+@pytest.mark.parametrize(("length", "fitting"), [(100, 22), (900, 21)])
+def test_the_short_replies_of_a_batch_stay_within_the_longest_line(
+    make_server: MakeServer, length: int, fitting: int
+) -> None:
+    """As many as there is room for; what is too long alone is an error of its own."""
+    server = make_server({"text": lambda: "x" * length, "add": add}, max_line_bytes=20_000)
+    calls = [request(number, "text", [])[:-1] for number in range(22)]
+    (replies,) = server.send(b"[%b,%b]\n" % (b",".join(calls), request(22)[:-1]))
+    assert [reply["id"] for reply in replies] == list(range(23))
+    assert ["result" in reply for reply in replies[:22]] == [n < fitting for n in range(22)]
+    assert all(reply["error"]["code"] == -32008 for reply in replies[fitting:22])
+    assert "result" in replies[22]
+
+
 def test_calls_with_the_same_id_are_both_answered(make_server: MakeServer) -> None:
     waits: list[Deferred[int]] = []
 
