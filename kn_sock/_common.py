@@ -134,6 +134,9 @@ class CommonServing(Serving):
             replies.append(Success("2.0", message.id, result))
             if self._records is not None:
                 self._records.ended(request)
+        # Nobody would collect what keeps this frame, as a traceback does, and is kept by a message.
+        del messages[:]
+        message = None  # type: ignore[assignment]
         if batch is not None:
             self._end_batch(batch)
 

@@ -289,11 +289,14 @@ class Session(Generic[P]):
         else:
             dialect = self._unversioned
             expects_reply = request_id is not None
+        params, kwargs = message.params, message.kwargs
+        # What a method keeps in them may lead here, as a traceback does.
+        message.params = message.kwargs = UNSET
         return Request(
             request_id,
             message.method,  # type: ignore[arg-type]  # told apart from a reply by its method
-            message.params,
-            message.kwargs,
+            params,
+            kwargs,
             dialect,
             expects_reply,
             batch if expects_reply else None,
@@ -398,14 +401,16 @@ class Session(Generic[P]):
 
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
-        error = message.error
-        if error is UNSET and message.result is not UNSET and type(reply_id) is int:
+        error, result = message.error, message.result
+        # What their reader keeps in them may lead here, as a traceback does.
+        message.error = message.result = UNSET
+        if error is UNSET and result is not UNSET and type(reply_id) is int:
             # The common case, without the questions below.
             pending = self.pending.pop(reply_id, None) if self.dialect != "kn-sock" else None
             if pending is not None:
-                return Answered(pending, message.result)
+                return Answered(pending, result)
         is_in_order = self._is_answered_in_order
-        if error is UNSET and message.result is UNSET:
+        if error is UNSET and result is UNSET:
             if is_in_order:
                 pass
             elif type(reply_id) is not int or reply_id not in self.pending:
@@ -423,10 +428,10 @@ class Session(Generic[P]):
                 return Violation(f"a reply came to the call {reply_id}, which was never made")
             if error is not UNSET:
                 return Failed(pending, error_from_wire(error))
-            if message.result is UNSET:
+            if result is UNSET:
                 text = "the peer's reply has neither a result nor an error"
                 return Failed(pending, InternalError(text))
-            return Answered(pending, message.result)
+            return Answered(pending, result)
         if reply_id is None and self.dialect == "1.0" and message.jsonrpc is UNSET:
             # To a notification, which has no reply by JSON-RPC 1.0, section 1.3: Go's servers have.
             return None
