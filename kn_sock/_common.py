@@ -141,16 +141,21 @@ class CommonServing(Serving):
                 or not (
                     (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
                 )
+                or (batch is not None and batch.room <= 0 and not batch.has_room())
             ):
                 self._answer(call._request, result)
                 continue
             if batch is not None:
                 batch.awaited -= 1
+                batch.room -= 1
             elif not replies:
                 outbox.begin()
             replies.append(Success("2.0", key, result))
             if self._records is not None:
                 self._records.ended(call._request)
+        # Nobody would collect what keeps this frame, as a traceback does, and is kept by a message.
+        del messages[:]
+        message = None  # type: ignore[assignment]
         if batch is not None:
             self._end_batch(batch)
 

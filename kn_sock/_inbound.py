@@ -165,9 +165,10 @@ class Inbound(LineReceiver):
         messages: list[Message] = []
         for line in lines:
             try:
-                # An OverlongLine has no length.
-                message = decode_message(line) if len(line) < LONG_BYTES else decode_long(line)  # type: ignore[arg-type]
-                messages.append(message)
+                # An OverlongLine has no length. No name for the message: `take` lets go of all.
+                messages.append(
+                    decode_message(line) if len(line) < LONG_BYTES else decode_long(line)  # type: ignore[arg-type]
+                )
             except _UNUSUAL as problem:
                 if messages:
                     self._serving.take(messages, self._receive)

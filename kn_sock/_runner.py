@@ -79,9 +79,11 @@ class Runner:
             lane.waiting.append(job)
             try:
                 self._executor.submit(lane.run_next)
-            except BaseException:
-                lane.withdraw(job)
-                raise
+            except Exception as problem:
+                # Where it is not there to be taken back, it was run in place of one that was.
+                if lane.withdraw(job):
+                    text = str(problem) or type(problem).__name__
+                    raise RuntimeError(text) from problem
 
     def _deliver(self, lanes: deque[Lane]) -> None:
         self._turn.hold()

@@ -123,7 +123,7 @@ class Serving(Answering):
         """Serve requests; what is anything else goes to *otherwise*, in its turn.
 
         Args:
-            messages: what came, in order.
+            messages: what came, in order; the list may be empty afterwards.
             otherwise: gets what is no request, or no common one.
             batch: the batch that they are members of, if they are.
         """

@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from kn_sock import _codec
 from kn_sock._codec import (
     LONG_BYTES,
+    PLAIN_BYTES,
     UNREADABLE,
     Dialect,
     Head,
@@ -134,7 +135,7 @@ def _seconds(timeout: Any) -> float | None:
 class BatchReply:
     """The replies to one batch, gathered until the last is there."""
 
-    __slots__ = ("awaited", "limit", "parts", "plain", "size")
+    __slots__ = ("awaited", "limit", "parts", "plain", "room", "size")
 
     def __init__(self, awaited: int, limit: int) -> None:
         self.awaited = awaited
@@ -143,24 +144,39 @@ class BatchReply:
         # Plain replies, encoded all at once; each is counted as it is put here.
         self.plain: list[Success] = []
         self.size = 0
+        # So many more may be put there before it has to be asked whether there is room: each counts
+        # for the longest, until it is encoded.
+        self.room = limit // PLAIN_BYTES
 
     def add(self, line: bytes) -> None:
         """Add one reply, a line with its newline."""
-        self._encode_plain()
+        self.encode_plain()
         self.parts.append(line[:-1])
         self.size += len(line)
+        self.room = (self.limit - self.size) // PLAIN_BYTES
         self.awaited -= 1
 
-    def _encode_plain(self) -> None:
+    def has_room(self) -> bool:
+        """Tell whether one more plain reply is certain to be within the limit."""
+        self.encode_plain()
+        return self.room > 0
+
+    def encode_plain(self) -> None:
+        """Encode the plain replies, so that ``size`` tells of all."""
         if self.plain:
-            self.parts.append(encode_plain_members(self.plain))
+            part = encode_plain_members(self.plain)
+            self.parts.append(part)
             self.plain.clear()
+            self.size += len(part) + 1
+            self.room = (self.limit - self.size) // PLAIN_BYTES
 
     def line(self) -> bytes | None:
         """Give the whole reply once it is there; ``None`` before, and for mere notifications."""
         if self.awaited:
             return None
-        self._encode_plain()
+        if self.plain:
+            self.parts.append(encode_plain_members(self.plain))
+            self.plain.clear()
         if not self.parts:
             return None
         line = b"[%b]\n" % b",".join(self.parts)
@@ -273,11 +289,14 @@ class Session(Generic[P]):
         else:
             dialect = self._unversioned
             expects_reply = request_id is not None
+        params, kwargs = message.params, message.kwargs
+        # What a method keeps in them may lead here, as a traceback does.
+        message.params = message.kwargs = UNSET
         return Request(
             request_id,
             message.method,  # type: ignore[arg-type]  # told apart from a reply by its method
-            message.params,
-            message.kwargs,
+            params,
+            kwargs,
             dialect,
             expects_reply,
             batch if expects_reply else None,
@@ -382,14 +401,16 @@ class Session(Generic[P]):
 
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
-        error = message.error
-        if error is UNSET and message.result is not UNSET and type(reply_id) is int:
+        error, result = message.error, message.result
+        # What their reader keeps in them may lead here, as a traceback does.
+        message.error = message.result = UNSET
+        if error is UNSET and result is not UNSET and type(reply_id) is int:
             # The common case, without the questions below.
             pending = self.pending.pop(reply_id, None) if self.dialect != "kn-sock" else None
             if pending is not None:
-                return Answered(pending, message.result)
+                return Answered(pending, result)
         is_in_order = self._is_answered_in_order
-        if error is UNSET and message.result is UNSET:
+        if error is UNSET and result is UNSET:
             if is_in_order:
                 pass
             elif type(reply_id) is not int or reply_id not in self.pending:
@@ -407,10 +428,10 @@ class Session(Generic[P]):
                 return Violation(f"a reply came to the call {reply_id}, which was never made")
             if error is not UNSET:
                 return Failed(pending, error_from_wire(error))
-            if message.result is UNSET:
+            if result is UNSET:
                 text = "the peer's reply has neither a result nor an error"
                 return Failed(pending, InternalError(text))
-            return Answered(pending, message.result)
+            return Answered(pending, result)
         if reply_id is None and self.dialect == "1.0" and message.jsonrpc is UNSET:
             # To a notification, which has no reply by JSON-RPC 1.0, section 1.3: Go's servers have.
             return None
@@ -460,7 +481,10 @@ class Session(Generic[P]):
     ) -> bytes | None:
         limit = self._max_line_bytes
         batch = request.batch
-        size = len(line) + (batch.size if batch is not None else 0)
+        size = len(line)
+        if batch is not None:
+            batch.encode_plain()
+            size += batch.size
         if size > limit:
             error = _codec.reply_too_long(size, limit)
             line = _codec.encode_error(request.dialect, request.id, error)

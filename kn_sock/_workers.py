@@ -115,8 +115,8 @@ class WorkerPool:
     """Threads by need, up to a number; each of them ends when the pool does.
 
     Lanes take turns, a job each: one that has ten thousand does not keep the others waiting. No
-    lock guards any of this: what two threads may do at once are single operations of deques, each
-    of them atomic.
+    lock guards what a job passes: what two threads may do at once are single operations of deques,
+    each of them atomic.
 
     Args:
         threads: the most threads, at least 1.
@@ -136,6 +136,8 @@ class WorkerPool:
         # to wake a thread takes longer than most jobs, and the first may do them all meanwhile.
         self._is_waking = False
         self._threads = 0
+        # Held while one is started, which is seldom.
+        self._starting = threading.Lock()
         self._is_stopped = False
 
     def submit(self, job: Job, lane: Lane) -> None:
@@ -147,13 +149,20 @@ class WorkerPool:
             RuntimeError: no thread can be started, as at the interpreter's end.
         """
         # Every job that is under way has a thread of its own, as long as there may be more.
-        if not self._parked and self._threads < self._most:
+        is_new = not self._parked and self._threads < self._most
+        if is_new:
             self._start_thread()
         lane.waiting.append(job)
         if not lane.is_queued:
             lane.is_queued = True
             self._lanes.append(lane)
-        if self._parked and not self._is_waking and not self._wake() and self._threads < self._most:
+        if (
+            not self._is_waking
+            and not (self._parked and self._wake())
+            and not is_new
+            and self._threads < self._most
+        ):
+            # The one that was idle has been woken for another job, and may not come back soon.
             self._start_thread()
 
     def _wake(self) -> bool:
@@ -167,16 +176,20 @@ class WorkerPool:
         return True
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(
-            target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:
-            if not self._threads:
-                raise
-        else:
-            self._threads += 1
+        # By the reactor's thread, or by one that leaves work behind.
+        with self._starting:
+            if self._threads >= self._most:
+                return
+            thread = threading.Thread(
+                target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+            else:
+                self._threads += 1
 
     def _work(self) -> None:
         lanes, parked = self._lanes, self._parked
@@ -188,6 +201,8 @@ class WorkerPool:
             except IndexError:
                 if self._is_stopped:
                     return
+                # A connection that has ended must not live on while this thread waits.
+                lane = waiting = None  # type: ignore[assignment]
                 self._park(lock)
                 continue
             waiting = lane.waiting
@@ -204,10 +219,15 @@ class WorkerPool:
                 if waiting and not lane.is_queued:
                     lane.is_queued = True
                     lanes.append(lane)
-            if lanes and parked and not self._is_waking:
+            if (
+                lanes
+                and not self._is_waking
+                and (parked or self._threads < self._most)
+                and not (parked and self._wake())
+            ):
                 # This job may take long; and who looked while the lane was out of its place found
                 # nothing.
-                self._wake()
+                self._start_thread()
             if job is not None:
                 job._run()
                 lane.ended.append(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -658,6 +659,66 @@ def test_a_cancelled_member_still_completes_its_batch(make_server: MakeServer) -
     cancel = b'{"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}\n'
     ((one, other),) = server.send(cancel)
     assert {one["id"], other["id"]} == {1, 2}
+
+
+@pytest.mark.parametrize(("length", "fitting"), [(100, 22), (900, 21)])
+def test_the_short_replies_of_a_batch_stay_within_the_longest_line(
+    make_server: MakeServer, length: int, fitting: int
+) -> None:
+    """As many as there is room for; what is too long alone is an error of its own."""
+    server = make_server({"text": lambda: "x" * length, "add": add}, max_line_bytes=20_000)
+    calls = [request(number, "text", [])[:-1] for number in range(22)]
+    (replies,) = server.send(b"[%b,%b]\n" % (b",".join(calls), request(22)[:-1]))
+    assert [reply["id"] for reply in replies] == list(range(23))
+    assert ["result" in reply for reply in replies[:22]] == [n < fitting for n in range(22)]
+    assert all(reply["error"]["code"] == -32008 for reply in replies[fitting:22])
+    assert "result" in replies[22]
+
+
+class FullExecutor(ManualExecutor):
+    """An executor that takes so many jobs, and raises at the next."""
+
+    def __init__(self, room: int, problem: Exception) -> None:
+        super().__init__()
+        self._room = room
+        self._problem = problem
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self._room:
+            self._room -= 1
+            return super().submit(fn, *args, **kwargs)
+        # One of its threads is as quick as that.
+        self.run()
+        raise self._problem
+
+
+@pytest.mark.parametrize("problem", [queue.Full(), RuntimeError("it is shut down")])
+@pytest.mark.parametrize("number", [2, "two"])
+def test_a_call_that_its_executor_does_not_take_is_refused(
+    make_server: MakeServer, problem: Exception, number: Any, logged_errors: Any
+) -> None:
+    server = make_server({"add": add}, executor=FullExecutor(1, problem))
+    text = f"no thread can be had: {str(problem) or 'Full'}"
+    replies = server.send(request(1) + request(number))
+    replies.sort(key=lambda reply: "error" in reply)
+    assert replies[0]["id"] == 1
+    assert "result" in replies[0]
+    assert replies[1]["id"] == number
+    assert replies[1]["error"] == {"code": -32603, "message": text}
+    assert not server.peer.is_closed
+    (logged,) = logged_errors.claim()
+    assert text in logged
+
+
+def test_a_call_that_is_run_in_place_of_another_is_answered_once(make_server: MakeServer) -> None:
+    """Its executor refuses it after a thread has taken it in the turn of one that was given up."""
+    server = make_server({"add": add}, executor=FullExecutor(1, RuntimeError("it is shut down")))
+    cancel = b'{"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}\n'
+    (given_up,) = server.send(request(1) + cancel)
+    assert given_up["error"]["code"] == -32800
+    (reply,) = server.send(request(2))
+    assert (reply["id"], "result" in reply) == (2, True)
+    assert server.replies() == []
 
 
 def test_calls_with_the_same_id_are_both_answered(make_server: MakeServer) -> None:

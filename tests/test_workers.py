@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -303,6 +304,45 @@ def test_a_pool_that_was_idle_runs_as_many_at_once_again(
         for _ in range(4):
             pool.submit(Task(meet), lane)
         meeting.wait(2)
+
+
+def test_a_pool_that_was_idle_starts_the_threads_that_it_may_have_beside(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    """More jobs than threads that are idle, and fewer than there may be: each has one at once."""
+
+    def meet_of(number: int) -> None:
+        meeting = threading.Barrier(number + 1)
+
+        def meet() -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(PATIENCE)
+
+        for _ in range(number):
+            pool.submit(Task(meet), lane)
+        meeting.wait(2)
+
+    for _ in range(50):
+        pool = make_pool(8)
+        for number in range(2, 9):
+            meet_of(number)
+
+
+def test_an_idle_thread_keeps_no_connection(make_pool: Callable[[int], WorkerPool]) -> None:
+    class Place(Lane):
+        __slots__ = ("__weakref__",)
+
+    pool = make_pool(1)
+    gate = Gate()
+    gate.opened.set()
+    waked, lane = threading.Event(), Place(Finished(lambda _: waked.set(), list), list)
+    gone = threading.Event()
+    weakref.finalize(lane, gone.set)
+    pool.submit(Task(nothing), lane)
+    assert waked.wait(PATIENCE)
+    lane.finished = Finished(list, list)
+    del lane
+    assert gone.wait(2)
 
 
 def test_one_that_blocks_does_not_hold_up_the_next(
