@@ -14,7 +14,6 @@ from kn_sock.errors import CallTimeout
 if TYPE_CHECKING:
     from kn_sock._peer import PeerProcess
     from kn_sock.connection import RPCConnection
-    from kn_sock.methods import Method
 
 # Stands for what is under way for a call that a thread has, or is to have.
 IN_THREAD: Final = object()
@@ -36,8 +35,8 @@ class Call(Struct, eq=False):
     _protocol: Any
     # What came for it; where that was common, it is made when it is asked for: see `_request`.
     _asked: Request | None
-    # What a thread runs for it.
-    _method: Method | None = None
+    # Its `Method`, and what a thread runs that with.
+    _method: Any = None
     _args: Sequence[Any] = ()
     _kwargs: Mapping[str, Any] | None = None
     # By which it is found among those that are under way; until then, of a common one, its id.
@@ -62,7 +61,6 @@ class Call(Struct, eq=False):
         """What came. Of a common request nobody asks for it, but to refuse or to report it."""
         asked = self._asked
         if asked is None:
-            assert self._method is not None
             name = self._method.name
             asked = Request(self._key, name, UNSET, UNSET, "2.0", True, None, self._since)
             self._asked = asked
@@ -71,7 +69,7 @@ class Call(Struct, eq=False):
     def _run(self) -> None:
         token = current.set(self)
         try:
-            function: Any = self._method.function  # type: ignore[union-attr]  # it has one here
+            function = self._method.function
             if self._kwargs:
                 self._result = function(*self._args, **self._kwargs)
             else:
