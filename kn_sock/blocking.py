@@ -415,5 +415,11 @@ def _wait_for_either(
 ) -> None:
     waited = ends if shutdown_event is None else shutdown_event
     seconds = 1.0 if shutdown_event is None else _EVENT_SECONDS
-    while not waited.wait(seconds) and not ends.is_set() and thread.is_alive:
-        pass
+    try:
+        while not waited.wait(seconds) and not ends.is_set() and thread.is_alive:
+            pass
+    except RuntimeError as problem:
+        # Ctrl-C that comes where the event lets go of its lock has it let go of twice.
+        if isinstance(problem.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise

@@ -1026,3 +1026,26 @@ def test_whoever_waits_is_told_when_the_reactor_stops(served: Served, gate: Gate
         waiting.result(PATIENCE)
     with pytest.raises(ConnectionLost):
         client.call("add", 1, 2)
+
+
+def test_ctrl_c_that_an_event_turns_into_another_error_is_ctrl_c_still() -> None:
+    """As it does where it comes between the release of its lock and the end of its wait."""
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise RuntimeError("release unlocked lock")  # what it does
+
+    # It ends the server, as Ctrl-C does, and nothing is raised.
+    start_rpc_server(0, {"add": add}, shutdown_event=Interrupted())
+
+
+def test_what_an_event_raises_by_itself_is_not_hidden() -> None:
+    class Broken(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        start_rpc_server(0, {"add": add}, shutdown_event=Broken())
