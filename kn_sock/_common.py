@@ -13,13 +13,10 @@ from typing import Any, Final
 from msgspec import UNSET
 from typing_extensions import override
 
-from kn_sock._answering import Connection
 from kn_sock._call import IN_THREAD, Call, current
 from kn_sock._codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
-from kn_sock._outbox import Outbox
-from kn_sock._runner import Runner
 from kn_sock._serving import PLAIN_TYPES, Serving
-from kn_sock._session import BatchReply, Request, Session
+from kn_sock._session import BatchReply, Request
 from kn_sock._verdicts import no_thread
 from kn_sock.errors import InvalidParams
 from kn_sock.methods import Method
@@ -38,17 +35,8 @@ class CommonServing(Serving):
     have no limit of time.
     """
 
-    def __init__(
-        self,
-        protocol: Connection,
-        session: Session[Any],
-        outbox: Outbox,
-        runner: Runner,
-    ) -> None:
-        super().__init__(protocol, session, outbox, runner)
-        # The methods that may be called at once, by name: none where each call is looked at first.
-        self._at_once: Mapping[str, Method] = _NONE
-        self._guarded()
+    # The methods that may be called at once, by name: none where each call is looked at first.
+    _at_once: Mapping[str, Method]
 
     @override
     def _guarded(self) -> None:

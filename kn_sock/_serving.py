@@ -19,9 +19,7 @@ from typing_extensions import override
 from kn_sock._admission import Admission
 from kn_sock._answering import Answering, Connection
 from kn_sock._call import IN_THREAD, Call, current, run_as
-from kn_sock._codec import (
-    Message,
-)
+from kn_sock._codec import Message
 from kn_sock._outbox import Outbox
 from kn_sock._runner import CANCELLED, Runner
 from kn_sock._session import BatchReply, Refusal, Request, Session, id_key
@@ -67,9 +65,10 @@ class Serving(Answering):
         self._most = runner.options.max_pending
         # By their ids, or by themselves where they have none, or another has the same.
         self._running: dict[Any, Call] = {}
+        self._guarded()
 
     def _guarded(self) -> None:
-        """Take note that it has changed whether requests may begin as they come."""
+        """Find out whether requests may begin as they come; called whenever that changes."""
 
     @property
     def _is_guarded(self) -> bool:

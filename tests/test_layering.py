@@ -78,11 +78,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "_common": {
         "errors",
-        "_answering",
         "_call",
         "_codec",
-        "_outbox",
-        "_runner",
         "_serving",
         "_session",
         "_verdicts",
