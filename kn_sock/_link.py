@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from contextvars import copy_context
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from kn_sock._credentials import CredentialsLike
 from kn_sock._failover import Dialler, OnConnected
+from kn_sock._future import CallFuture
 from kn_sock._options import check_flag
 from kn_sock._outgoing import Again, PendingCall
 from kn_sock._reactor_thread import Outcome, ReactorThread
@@ -37,36 +38,6 @@ class BlockingCall(PendingCall, kw_only=True):
 
     def fail(self, error: BaseException) -> None:
         self.outcome.fail(error)
-
-
-class CallFuture(Future[Any]):
-    """A future whose cancellation reaches the call.
-
-    Args:
-        give_up: cancels the call. What it holds lives as long as the future does.
-    """
-
-    def __init__(self, give_up: Callable[[], object]) -> None:
-        super().__init__()
-        self._give_up = give_up
-
-    def cancel(self) -> bool:
-        """Cancel the call, unless its outcome is there."""
-        # No lock is held here: what was added by add_done_callback() runs now.
-        if not super().cancel():
-            return False
-        give_up = self.release()
-        if give_up is not None:
-            # Whoever waits for several futures at once is told of this one.
-            self.set_running_or_notify_cancel()
-            give_up()
-        return True
-
-    def release(self) -> Callable[[], object] | None:
-        """Let go of what cancels the call; give it to the first who asks."""
-        # One step, which two threads cannot both take.
-        give_up: Callable[[], object] | None = vars(self).pop("_give_up", None)
-        return give_up
 
 
 class FutureCall(PendingCall, kw_only=True):

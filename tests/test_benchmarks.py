@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ async def test_one_call_at_a_time_is_counted_exactly(counted: Counted, address: 
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize(("connections", "in_flight"), [(1, 100), (4, 25)])
+@pytest.mark.parametrize(("connections", "in_flight"), [(1, 100), (4, 25), (20, 1)])
 async def test_everything_sent_is_answered_and_nothing_is_counted_twice(
     counted: Counted, address: Address, connections: int, in_flight: int
 ) -> None:
@@ -134,9 +135,51 @@ async def test_a_burst_ends_when_every_connection_has_its_answer(
     [("add", 4), ("missing", 3), ("turn", 3)],
     ids=["another result", "an error", "errors after right ones"],
 )
-async def test_wrong_answers_are_refused(address: Address, method: str, result: int) -> None:
+@pytest.mark.parametrize("connections", [1, 3])
+async def test_wrong_answers_are_refused(
+    address: Address, method: str, result: int, connections: int
+) -> None:
+    load = load_of("2.0", method, [1, 2], result, connections=connections, least=30)
     with pytest.raises(WrongReply):
-        await ran(load_of("2.0", method, [1, 2], result, least=30), address)
+        await ran(load, address)
+
+
+class Dribbling(BareServer):
+    """Sends its replies a byte in each turn of the reactor."""
+
+    methods = {"add": lambda a, b: a + b}  # noqa: RUF012
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        any_reactor: Any = reactor
+        unsent: deque[int] = deque()
+        transport: Any = self.transport
+        write = transport.write
+
+        def send_one() -> None:
+            write(bytes([unsent.popleft()]))
+            if unsent:
+                any_reactor.callLater(0, send_one)
+
+        def send(data: bytes) -> None:
+            unsent.extend(data)
+            send_one()
+
+        transport.write = send
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("connections", [1, 3])
+async def test_a_reply_may_come_in_pieces(connections: int) -> None:
+    counted = Factory.forProtocol(Dribbling)
+    load = load_of("2.0", "add", [1, 2], 3, connections=connections, least=10)
+    any_reactor: Any = reactor
+    port = any_reactor.listenTCP(0, counted, interface="127.0.0.1")
+    try:
+        outcome = await ran(load, ("127.0.0.1", port.getHost().port))
+    finally:
+        await port.stopListening()
+    assert outcome.count >= 10
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,9 @@ ARROWS: dict[str, set[str]] = {
         "_settings",
     },
     "_reactor_thread": {"errors", "_outbox"},
+    "_future": set(),
     "_link": {
+        "_future",
         "_credentials",
         "_verbs",
         "_outgoing",
