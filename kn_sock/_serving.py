@@ -366,7 +366,8 @@ class Serving(Answering):
     def _begun(self, call: Call) -> None:
         request, running = call._request, self._running
         key = id_key(request.id)
-        if key is None or key in running:
+        # A call may be here a second time: now that what its function gave is awaited.
+        if key is None or running.get(key, call) is not call:
             key = call
         call._key = key
         running[key] = call

@@ -358,6 +358,25 @@ def test_a_coroutine_from_a_plain_function_is_run_on_the_reactor(make_pair: Make
     assert value_of(call) == "later"
 
 
+@pytest.mark.parametrize("call_timeout", [None, 10])
+def test_a_coroutine_from_a_thread_that_has_ended_is_under_way_no_more(
+    make_pair: MakePair, call_timeout: float | None
+) -> None:
+    async def later() -> str:
+        return "later"
+
+    executor = ManualExecutor()
+    pair = make_pair(
+        {"later": lambda: later()}, executor=executor, max_pending=2, call_timeout=call_timeout
+    )
+    for _ in range(5):
+        call = pair.client.call("later")
+        pair.pump()
+        executor.run()
+        pair.pump()
+        assert value_of(call) == "later"
+
+
 def test_a_coroutine_from_a_thread_is_not_begun_when_the_call_was_cancelled(
     make_pair: MakePair,
 ) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 
-from kn_sock import RPCServerFactory
+from kn_sock import RPCServerFactory, current_call, in_reactor
 from kn_sock.testing import ManualExecutor, MemoryNetwork, connected_pair
 
 
@@ -83,3 +84,58 @@ def test_a_reply_leaves_nothing_that_cannot_be_collected(
     pair.client.call("empty").addCallback(keep, kept)
     network.pump()
     assert len(kept) == 1
+
+
+class Listener:
+    """Keeps what leads back to itself: the call by the connection, the error by its frames."""
+
+    @in_reactor
+    def here(self) -> None:
+        self.hear()
+
+    def there(self) -> None:
+        self.hear()
+
+    @in_reactor
+    def later(self) -> Deferred[None]:
+        self.hear()
+        return Deferred()
+
+    def hear(self) -> None:
+        self.call = current_call()
+        try:
+            raise KeptError
+        except KeptError as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("interceptors", [[], [lambda _, proceed: proceed()]])
+@pytest.mark.parametrize("call_timeout", [None, 10])
+@pytest.mark.parametrize("method", ["here", "there", "later"])
+@pytest.mark.parametrize("is_run", [True, False])
+def test_a_service_that_keeps_its_last_call_is_collected_with_its_server(
+    method: str, interceptors: list[Any], call_timeout: float | None, is_run: bool
+) -> None:
+    network = MemoryNetwork()
+    executor = ManualExecutor()
+    listener = Listener()
+    gone = weakref.ref(listener)
+    factory = RPCServerFactory(
+        listener,
+        reactor=network.reactor,
+        executor=executor,
+        interceptors=interceptors,
+        call_timeout=call_timeout,
+    )
+    network.listen(factory)
+    network.connect(Factory.forProtocol(Protocol))
+    network.wires[-1].write(b'{"jsonrpc": "2.0", "id": 1, "method": "%s"}\n' % method.encode())
+    network.pump()
+    if is_run and method == "there":
+        assert executor.run() == 1
+        network.pump()
+    network.wires[-1].loseConnection()
+    network.pump()
+    del network, factory, listener, executor
+    gc.collect()
+    assert gone() is None
