@@ -2,87 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
+from kn_sock._served import Served, current
 from kn_sock._session import Request
-from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
     from kn_sock._peer import PeerProcess
     from kn_sock.connection import RPCConnection
 
-# Stands for what is under way for a call that a thread has, or is to have.
-IN_THREAD: Final = object()
 
-current: ContextVar[Call] = ContextVar("kn_sock.current_call")
-
-
-class Call(Struct, eq=False):
+class Call(Struct, eq=False, weakref=True):
     """One call while it is served, as `current_call` gives it to the method.
-
-    Attributes:
-        cancelled: whether the caller gave up or went away; a function in a thread can look.
 
     Reactor: all of it may be read on any thread; the verbs of `connection` are for the reactor's
     thread alone. In a worker thread, wait for them by
     ``blockingCallFromThread(call.reactor, call.connection.call, "name")``.
     """
 
+    _served: Served
     _protocol: Any
-    # What came for it; where that was common, it is made when it is asked for: see `_request`.
-    _asked: Request | None
-    # Its `Method`, and what a thread runs that with.
-    _method: Any = None
-    _args: Sequence[Any] = ()
-    _kwargs: Mapping[str, Any] | None = None
-    # By which it is found among those that are under way; until then, of a common one, its id.
-    _key: Any = None
-    # When a common one was read; None where it has ended by the end of that read.
-    _since: float | None = None
-    # Whether nothing but its result is needed to answer it: see `_common`.
-    _is_common: bool = False
-    # What is under way for it: a Deferred, or `IN_THREAD`.
-    _stop: Any = None
-    # What came of the function that a thread ran.
-    _result: Any = None
-    _error: BaseException | None = None
-    cancelled: bool = False
-    # Whether its caller has been told something already: that it took too long.
-    _is_answered: bool = False
-    # Whether the method has ended. What it left running has time of its own.
-    _is_over: bool = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller gave up or went away; a function in a thread can look."""
+        return self._served.cancelled
 
     @property
     def _request(self) -> Request:
-        """What came. Of a common request nobody asks for it, but to refuse or to report it."""
-        asked = self._asked
-        if asked is None:
-            name = self._method.name
-            asked = Request(self._key, name, UNSET, UNSET, "2.0", True, None, self._since)
-            self._asked = asked
-        return asked
-
-    def _run(self) -> None:
-        token = current.set(self)
-        try:
-            function = self._method.function
-            if self._kwargs:
-                self._result = function(*self._args, **self._kwargs)
-            else:
-                self._result = function(*self._args)
-        except BaseException as error:
-            # All of them: SystemExit too is the reactor's to act on, not this thread's.
-            self._error = error
-        current.reset(token)
+        return self._served.request
 
     @property
     def method(self) -> str:
         """The name that was called."""
-        return str(self._request.method)
+        return self._served.method
 
     @property
     def is_notification(self) -> bool:
@@ -180,10 +137,6 @@ class ServedCall(Call):
 
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = {}  # a Struct's own, for each
-    # What a thread runs for it.
-    _job: Any = None
-    # Whether its method has begun, or waits for a thread.
-    _has_begun: bool = False
 
 
 def current_call() -> Call:
@@ -192,40 +145,23 @@ def current_call() -> Call:
     Works in worker threads, across ``await``, and in the callbacks of an inlineCallbacks method.
 
     Raises:
-        LookupError: no method is running here.
+        LookupError: no method is running here; nor did what runs here ask for its call before that
+            call had ended, and its connection, too.
     """
     try:
-        return current.get()
+        served = current.get()
     except LookupError:
         raise LookupError("no call is served here: current_call() is for methods") from None
+    call = None if served.shown is None else served.shown()
+    if call is None:
+        protocol = served.connection()
+        if protocol is None:
+            raise LookupError(f"the call of {served.method} has ended, and its connection, too")
+        call = Call(served, protocol)
+        show(call)
+    return cast(Call, call)
 
 
-def time_left(timeout: float | None) -> float | None:
-    """Bound the time of a call that is made here by that of the call that is served here, if any.
-
-    What a method began, and left running when it ended, is bound by it no more.
-
-    Raises:
-        CallTimeout: the time for the call that is served has passed.
-
-    Reactor: any thread.
-    """
-    call = current.get(None)
-    if call is None or call._is_over:
-        return timeout
-    remaining = call.remaining
-    if remaining is None:
-        return timeout
-    if remaining <= 0:
-        text = f"the time for {call.method}, in which this call is made, has passed"
-        raise CallTimeout(text, maybe_executed=False)
-    return remaining if timeout is None else min(timeout, remaining)
-
-
-def run_as(call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Run a function so that `current_call` gives *call* in it."""
-    token = current.set(call)
-    try:
-        return function(*args, **kwargs) if kwargs else function(*args)
-    finally:
-        current.reset(token)
+def show(call: Call) -> None:
+    """Have `current_call` give this."""
+    call._served.shown = ref(call)

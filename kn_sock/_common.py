@@ -13,8 +13,8 @@ from typing import Any, Final
 from msgspec import UNSET
 from typing_extensions import override
 
-from kn_sock._call import IN_THREAD, Call, current
 from kn_sock._codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
+from kn_sock._served import IN_THREAD, Served, current
 from kn_sock._serving import PLAIN_TYPES, Serving
 from kn_sock._session import BatchReply, Request
 from kn_sock._verdicts import no_thread
@@ -59,6 +59,7 @@ class CommonServing(Serving):
         protocol, outbox = self._protocol, self._outbox
         replies = outbox.replies if batch is None else batch.plain
         uses_threads, running = self._runner.uses_threads, self._running
+        connection = self._connection or self._own_connection()
         if uses_threads:
             since, lane = protocol.read_at, self._lane
             # The pool itself, where there is one: without another call.
@@ -88,41 +89,54 @@ class CommonServing(Serving):
                 try:
                     args, kwargs = method.bind(args, None)
                 except InvalidParams as error:
-                    call = Call(protocol, request, method, (), None, message.id)
-                    self._refuse(call._request, error)
+                    call = Served(connection, request, method.name, message.id)
+                    self._refuse(call.request, error)
                     continue
             key = message.id
             if uses_threads and not method.on_reactor:
                 if batch is not None or type(key) is not int or key in running:
-                    call = Call(protocol, request, method, (), None, key)
+                    call = Served(connection, request, method.name, key)
                     self._run_in_thread(call, method, args, kwargs)
                     continue
-                call = Call(protocol, None, method, args, kwargs, key, since, True, IN_THREAD)
+                # A tuple of plain values is one that the collector lets be, from its first look on.
+                args, function = tuple(args), method.function
+                call = Served(
+                    connection,
+                    None,
+                    method.name,
+                    key,
+                    since,
+                    True,
+                    IN_THREAD,
+                    function,
+                    args,
+                    kwargs,
+                )
                 if lane is None:
                     lane = self._own_lane()
                 try:
                     submit(call, lane)
                 except RuntimeError as problem:
-                    self._refuse(call._request, no_thread(problem))
+                    self._refuse(call.request, no_thread(problem))
                     continue
                 running[key] = call
                 if len(running) >= self._most:
                     self._admitting().check_capacity()
                 continue
-            call = Call(protocol, request, method, (), None, key)
+            call = Served(connection, request, method.name, key)
             token = set_current(call)
             try:
                 result = method.function(*args, **kwargs) if kwargs else method.function(*args)
             except BaseException as exception:
-                call._is_over = True
-                self._refuse(call._request, self._runner.error_of(call, exception), exception)
+                call.is_over = True
+                self._refuse(call.request, self._runner.error_of(call, exception), exception)
                 continue
             finally:
                 reset_current(token)
             if type(result) not in PLAIN_TYPES:
                 self._answer_later(call, result)
                 continue
-            call._is_over = True
+            call.is_over = True
             if (
                 type(key) is not int
                 or self._is_over
@@ -131,7 +145,7 @@ class CommonServing(Serving):
                 )
                 or (batch is not None and batch.room <= 0 and not batch.has_room())
             ):
-                self._answer(call._request, result)
+                self._answer(call.request, result)
                 continue
             if batch is not None:
                 batch.awaited -= 1
@@ -140,7 +154,7 @@ class CommonServing(Serving):
                 outbox.begin()
             replies.append(Success("2.0", key, result))
             if self._records is not None:
-                self._records.ended(call._request)
+                self._records.ended(call.request)
         # Nobody would collect what keeps this frame, as a traceback does, and is kept by a message.
         del messages[:]
         message = None  # type: ignore[assignment]
@@ -154,9 +168,10 @@ class CommonServing(Serving):
         # Those that end meanwhile are told of anew, so that others have their turn.
         for _ in range(len(ended)):
             call = ended.popleft()
-            result = call._result
+            result = call.result
             if (
-                not (type(call) is Call and call._is_common and call._error is None)
+                not call.is_common
+                or call.error is not None
                 or self._is_over
                 or self._unread is not None
                 or not (
@@ -165,13 +180,13 @@ class CommonServing(Serving):
             ):
                 self._try_to_end(call)
                 continue
-            call._is_over = True
-            call._stop = None
-            del running[call._key]
+            call.is_over = True
+            call.stop = None
+            del running[call.key]
             if not replies:
                 outbox.begin()
-            replies.append(Success("2.0", call._key, result))
+            replies.append(Success("2.0", call.key, result))
             if self._records is not None:
-                self._records.ended(call._request)
+                self._records.ended(call.request)
             if self._at_once is _NONE or self.tells_when_idle:
                 self._proceed()

@@ -11,10 +11,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kn_sock._call import time_left
 from kn_sock._intercepted_calls import InterceptedCalls, OutgoingCall, send_alone
 from kn_sock._interceptors import Interceptor
 from kn_sock._outgoing import Again, PendingCall
+from kn_sock._served import time_left
 from kn_sock._verbs import BatchEntry, CallOptions, check_method
 from kn_sock.connection import Channel, DeferredCallCancelled
 from kn_sock.errors import CallTimeout

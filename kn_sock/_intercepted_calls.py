@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from kn_sock._call import time_left
 from kn_sock._interceptors import Interceptor, around
+from kn_sock._served import time_left
 from kn_sock._verbs import CallOptions, check_method
 from kn_sock.connection import Channel, DeferredCallCancelled, RPCConnection
 from kn_sock.errors import CallTimeout

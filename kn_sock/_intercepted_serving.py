@@ -12,13 +12,24 @@ from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred, fail
 from typing_extensions import override
 
-from kn_sock._call import Call, ServedCall, current, run_as
+from kn_sock._call import ServedCall, show
 from kn_sock._interceptors import around, as_deferred
+from kn_sock._served import Served, current, run_as
 from kn_sock._serving import Serving, is_awaitable
 from kn_sock._session import Request
 from kn_sock._verdicts import deferred_in_thread, no_thread, not_found, too_late
 from kn_sock.errors import InvalidParams, RPCError
 from kn_sock.methods import LOGIN_METHOD, Method
+
+
+class _Served(Served, gc=True):
+    """What is kept of a call with interceptors; they may keep what leads anywhere."""
+
+    call: ServedCall | None = None
+    # What a thread runs for it.
+    job: Any = None
+    # Whether its method has begun, or waits for a thread.
+    has_begun: bool = False
 
 
 class InterceptedServing(Serving):
@@ -37,10 +48,12 @@ class InterceptedServing(Serving):
         if self._is_of_strangers(request):
             super()._run(request)
             return
-        call = ServedCall(self._protocol, request)
-        proceed = partial(self._innermost, call, self._prepare(call, request))
+        served = _Served(self._own_connection(), request, request.method)
+        call = served.call = ServedCall(served, self._protocol)
+        show(call)
+        proceed = partial(self._innermost, served, call, self._prepare(call, request))
         interceptors = self._runner.options.interceptors
-        self._answer_later(call, run_as(call, around, (interceptors, call, proceed), None))
+        self._answer_later(served, run_as(served, around, (interceptors, call, proceed), None))
 
     def _is_of_strangers(self, request: Request) -> bool:
         """Tell what interceptors are not for: secrets, and what comes before the login."""
@@ -70,16 +83,18 @@ class InterceptedServing(Serving):
             call.kwargs = named if isinstance(named, dict) else {}
         return problem
 
-    def _innermost(self, call: ServedCall, method: Method | RPCError) -> Deferred[Any]:
+    def _innermost(
+        self, served: _Served, call: ServedCall, method: Method | RPCError
+    ) -> Deferred[Any]:
         """Run the method, innermost."""
-        if call.cancelled:
+        if served.cancelled:
             return fail(CancelledError())
         if isinstance(method, RPCError):
             return fail(method)
         if not method.on_reactor and self._runner.uses_threads:
-            return self._innermost_in_thread(call, method)
-        call._has_begun = True
-        token = current.set(call)
+            return self._innermost_in_thread(served, call, method)
+        served.has_begun = True
+        token = current.set(served)
         try:
             return as_deferred(method.function(*call.args, **call.kwargs))
         except BaseException:
@@ -87,53 +102,63 @@ class InterceptedServing(Serving):
         finally:
             current.reset(token)
 
-    def _innermost_in_thread(self, call: ServedCall, method: Method) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred(lambda _: self._give_up_job(call))
-        job = _Innermost(call, method.function, done)
+    def _innermost_in_thread(
+        self, served: _Served, call: ServedCall, method: Method
+    ) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred(lambda _: self._give_up_job(served))
+        work = partial(run_as, served, method.function, call.args, call.kwargs)
+        job = _Innermost(served, work, done)
         try:
             self._runner.submit(job, self._own_lane())
         except RuntimeError as problem:
             return fail(no_thread(problem))
-        call._job = job
-        call._has_begun = True
-        return done.addCallback(self._go_on, call)
+        served.job = job
+        served.has_begun = True
+        return done.addCallback(self._go_on, served)
 
-    def _give_up_job(self, call: ServedCall) -> None:
+    def _give_up_job(self, served: _Served) -> None:
         """Take the function back, or let it know that nobody waits for it any more."""
-        if call._job is not None and not self._own_lane().withdraw(call._job):
-            call.cancelled = True
+        if served.job is not None and not self._own_lane().withdraw(served.job):
+            served.cancelled = True
 
     @override
     def _end_job(self, job: Any) -> None:
         if isinstance(job, _Innermost):
-            job.call._job = None
+            job.served.job = None
             job.settle()
         else:
             super()._end_job(job)
 
     @staticmethod
-    def _go_on(result: Any, call: ServedCall) -> Any:
+    def _go_on(result: Any, served: _Served) -> Any:
         """Wait for what a function in a thread gave back to be awaited."""
         if not is_awaitable(result):
             return result
-        if not call.cancelled:
-            return run_as(call, as_deferred, (result,), None)
+        if not served.cancelled:
+            return run_as(served, as_deferred, (result,), None)
         if isinstance(result, types.CoroutineType):
             result.close()
         raise CancelledError
 
     @override
-    def _cancel(self, call: Call) -> None:
-        if isinstance(call, ServedCall) and call._job is not None and not self._waits(call._job):
+    def _cancel(self, call: Served) -> None:
+        if isinstance(call, _Served) and call.job is not None and not self._waits(call.job):
             # A thread has the function, which can look; its interceptors wait for it, as we do.
             call.cancelled = True
             return
         super()._cancel(call)
 
     @override
-    def _was_begun(self, call: Call) -> bool:
-        assert isinstance(call, ServedCall)
-        return call._has_begun and not (call._job is not None and self._waits(call._job))
+    def _settled(self, call: Served) -> None:
+        super()._settled(call)
+        if isinstance(call, _Served):
+            # Each has the other.
+            call.call = None
+
+    @override
+    def _was_begun(self, call: Served) -> bool:
+        assert isinstance(call, _Served)
+        return call.has_begun and not (call.job is not None and self._waits(call.job))
 
     def _waits(self, job: _Innermost) -> bool:
         """Tell whether no thread has a job yet."""
@@ -143,11 +168,10 @@ class InterceptedServing(Serving):
 class _Innermost:
     """What a thread runs of a call, inside its interceptors."""
 
-    def __init__(self, call: ServedCall, function: Callable[..., Any], done: Deferred[Any]) -> None:
-        self.call = call
+    def __init__(self, served: _Served, work: Callable[[], Any], done: Deferred[Any]) -> None:
+        self.served = served
         self._done = done
         # What an interceptor set, such as the span of a trace, is there in the thread, too.
-        work = partial(run_as, call, function, call.args, call.kwargs)
         self._function: Callable[[], Any] = partial(copy_context().run, work)
         self._result: Any = None
         self._error: BaseException | None = None
@@ -163,7 +187,7 @@ class _Innermost:
         result, error = self._result, self._error
         if isinstance(result, Deferred):
             result.addErrback(lambda _: None)
-            error = deferred_in_thread(self.call.method)
+            error = deferred_in_thread(self.served.method)
         if self._done.called:
             # An interceptor gave it up.
             if isinstance(result, types.CoroutineType):

@@ -10,10 +10,10 @@ from typing import Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from kn_sock._call import Call
 from kn_sock._options import ServerOptions
 from kn_sock._outbox import Turn
 from kn_sock._reports import Reports, traceback_of
+from kn_sock._served import Served
 from kn_sock._workers import Finished, Job, Lane, Submits, WorkerPool
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 from kn_sock.methods import Method
@@ -102,7 +102,7 @@ class Runner:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def error_of(self, call: Call, exception: BaseException) -> RPCError | None:
+    def error_of(self, call: Served, exception: BaseException) -> RPCError | None:
         """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
         if isinstance(exception, _ASKS_TO_EXIT):
             log.critical(

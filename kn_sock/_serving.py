@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
+from weakref import ReferenceType, ref
 
 from msgspec import UNSET
 from twisted.internet.defer import Deferred
@@ -18,10 +19,10 @@ from typing_extensions import override
 
 from kn_sock._admission import Admission
 from kn_sock._answering import Answering, Connection
-from kn_sock._call import IN_THREAD, Call, current, run_as
 from kn_sock._codec import Message
 from kn_sock._outbox import Outbox
 from kn_sock._runner import CANCELLED, Runner
+from kn_sock._served import IN_THREAD, Served, current, run_as
 from kn_sock._session import BatchReply, Refusal, Request, Session, id_key
 from kn_sock._stats import outcome_of
 from kn_sock._time_limits import TimeLimits
@@ -50,6 +51,8 @@ class Serving(Answering):
     _admission: Admission | None = None
     _time_limits: TimeLimits | None = None
     _lane: Lane | None = None
+    # To the protocol, for the calls.
+    _connection: ReferenceType[Any] | None = None
     _is_proceeding = _must_proceed = False
     #: Whether the protocol is to be told when every call has been answered.
     tells_when_idle = False
@@ -64,7 +67,7 @@ class Serving(Answering):
         super().__init__(protocol, session, outbox, runner)
         self._most = runner.options.max_pending
         # By their ids, or by themselves where they have none, or another has the same.
-        self._running: dict[Any, Call] = {}
+        self._running: dict[Any, Served] = {}
         self._guarded()
 
     def _guarded(self) -> None:
@@ -174,10 +177,10 @@ class Serving(Answering):
             self._refuse(held, CANCELLED)
             admission.check_capacity()
 
-    def _cancel(self, call: Call) -> None:
+    def _cancel(self, call: Served) -> None:
         """Stop a call; one that no thread has yet ends here."""
         call.cancelled = True
-        stop = call._stop
+        stop = call.stop
         if isinstance(stop, Deferred):
             try:
                 stop.cancel()
@@ -187,11 +190,11 @@ class Serving(Answering):
         elif stop is IN_THREAD:
             self._end_waiting(call, CANCELLED)
 
-    def _end_waiting(self, call: Call, verdict: RPCError) -> bool:
+    def _end_waiting(self, call: Served, verdict: RPCError) -> bool:
         """End a call that waits for a thread; ``False`` where one has it already."""
         if not self._own_lane().withdraw(call):
             return False
-        self._refuse(call._request, verdict)
+        self._refuse(call.request, verdict)
         self._settled(call)
         return True
 
@@ -208,18 +211,18 @@ class Serving(Answering):
         deadline = request.deadline
         return deadline is not None and bool(deadline <= self._protocol.reactor.seconds())
 
-    def _expire(self, late: Request | Call) -> None:
+    def _expire(self, late: Request | Served) -> None:
         """End what has not ended in time."""
-        if isinstance(late, Call):
-            is_in_thread = late._stop is IN_THREAD
+        if isinstance(late, Served):
+            is_in_thread = late.stop is IN_THREAD
             unbegun = too_late(maybe_executed=False)
             if is_in_thread and self._end_waiting(late, unbegun):
                 return
             # Answered now; what comes of it later has no reader any more.
             # A job that could not be taken back was begun, whatever it looks like.
             was_begun = is_in_thread or self._was_begun(late)
-            self._refuse(late._request, too_late(maybe_executed=was_begun))
-            late._is_answered = True
+            self._refuse(late.request, too_late(maybe_executed=was_begun))
+            late.is_answered = True
             self._cancel(late)
             if self._has_waiting:
                 # A thread may keep it for ever, and those behind it have their turn now.
@@ -229,7 +232,7 @@ class Serving(Answering):
             self._admission.check_capacity()
         # Those that wait for the replies before theirs are refused in their turn.
 
-    def _was_begun(self, call: Call) -> bool:
+    def _was_begun(self, call: Served) -> bool:
         """Tell whether the method has begun of a call that no thread is asked to run."""
         return True
 
@@ -249,7 +252,7 @@ class Serving(Answering):
             self._refuse(request, error)
             return
         request.params = request.kwargs = UNSET
-        call = Call(self._protocol, request)
+        call = Served(self._own_connection(), request, request.method)
         if not method.on_reactor and self._runner.uses_threads:
             self._run_in_thread(call, method, args, kwargs)
             return
@@ -257,13 +260,13 @@ class Serving(Answering):
         try:
             result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
-            call._is_over = True
+            call.is_over = True
             self._refuse(request, self._runner.error_of(call, exception), exception)
             return
         finally:
             reset_current(token)
         if type(result) in PLAIN_TYPES:
-            call._is_over = True
+            call.is_over = True
             self._answer(request, result)
         else:
             self._answer_later(call, result)
@@ -279,16 +282,21 @@ class Serving(Answering):
         self._reports.ended(request, outcome, is_known=False)
 
     def _run_in_thread(
-        self, call: Call, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
+        self, call: Served, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
-        call._method, call._args, call._kwargs = method, args, kwargs
+        call.function, call.args, call.kwargs = method.function, args, kwargs
         try:
             self._runner.submit(call, self._lane or self._own_lane())
         except RuntimeError as problem:
-            self._refuse(call._request, no_thread(problem))
+            self._refuse(call.request, no_thread(problem))
             return
-        call._stop = IN_THREAD
+        call.stop = IN_THREAD
         self._begun(call)
+
+    def _own_connection(self) -> ReferenceType[Any]:
+        if self._connection is None:
+            self._connection = ref(self._protocol)
+        return self._connection
 
     def _own_lane(self) -> Lane:
         """Give the place among the connections that wait for threads; most never need one."""
@@ -311,9 +319,9 @@ class Serving(Answering):
 
     def _end_job(self, call: Any) -> None:
         """Answer one call whose function has ended in a thread."""
-        result, error = call._result, call._error
+        result, error = call.result, call.error
         # They may lead back to it.
-        call._result = call._error = None
+        call.result = call.error = None
         if error is None and type(result) not in PLAIN_TYPES and is_awaitable(result):
             if not isinstance(result, Deferred):
                 self._go_on_here(call, result)
@@ -322,7 +330,7 @@ class Serving(Answering):
             error = deferred_in_thread(call.method)
         self._end_call(call, result, error)
 
-    def _go_on_here(self, call: Call, awaitable: Any) -> None:
+    def _go_on_here(self, call: Served, awaitable: Any) -> None:
         """Run what a function in a thread gave back to be awaited, unless nobody waits any more."""
         if not call.cancelled:
             self._answer_later(call, awaitable)
@@ -331,22 +339,22 @@ class Serving(Answering):
             awaitable.close()
         self._end_call(call, None, CANCELLED)
 
-    def _end_call(self, call: Call, result: Any, error: BaseException | None) -> None:
+    def _end_call(self, call: Served, result: Any, error: BaseException | None) -> None:
         """Answer a call that was under way, and go on with what waited for it."""
-        call._is_over = True
+        call.is_over = True
         try:
-            if call._is_answered:
+            if call.is_answered:
                 if error is not None:
                     # It may ask for the end of the process.
                     self._runner.error_of(call, error)
             elif error is not None:
-                self._refuse(call._request, self._runner.error_of(call, error), error)
+                self._refuse(call.request, self._runner.error_of(call, error), error)
             else:
-                self._answer(call._request, result)
+                self._answer(call.request, result)
         finally:
             self._settled(call)
 
-    def _answer_later(self, call: Call, result: Any) -> None:
+    def _answer_later(self, call: Served, result: Any) -> None:
         """Answer with what a Deferred, a coroutine or another awaitable gives; or at once."""
         if isinstance(result, Deferred):
             deferred = result
@@ -354,22 +362,22 @@ class Serving(Answering):
             coroutine = result if isinstance(result, types.CoroutineType) else _awaited(result)
             deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
         else:
-            call._is_over = True
-            self._answer(call._request, result)
+            call.is_over = True
+            self._answer(call.request, result)
             return
-        call._stop = deferred
+        call.stop = deferred
         self._begun(call)
         deferred.addCallbacks(
             self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,)
         )
 
-    def _begun(self, call: Call) -> None:
-        request, running = call._request, self._running
+    def _begun(self, call: Served) -> None:
+        request, running = call.request, self._running
         key = id_key(request.id)
         # A call may be here a second time: now that what its function gave is awaited.
         if key is None or running.get(key, call) is not call:
             key = call
-        call._key = key
+        call.key = key
         running[key] = call
         if request.since is None:
             request.since = self._protocol.read_at
@@ -378,10 +386,10 @@ class Serving(Answering):
         if len(running) >= self._most:
             self._admitting().check_capacity()
 
-    def _succeeded(self, result: Any, call: Call) -> None:
+    def _succeeded(self, result: Any, call: Served) -> None:
         self._end_call(call, result, None)
 
-    def _failed(self, failure: Failure, call: Call) -> None:
+    def _failed(self, failure: Failure, call: Served) -> None:
         # twisted.python.failure: the value always is an exception.
         self._end_call(call, None, cast(BaseException, failure.value))
 
@@ -421,10 +429,10 @@ class Serving(Answering):
             # In the middle of a write: nothing may be begun, or closed, from here.
             admission.check_capacity()
 
-    def _settled(self, call: Call) -> None:
+    def _settled(self, call: Served) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
-        self._running.pop(call._key, None)
-        call._stop = None
+        self._running.pop(call.key, None)
+        call.stop = None
         if self._has_waiting or self.tells_when_idle:
             self._proceed()
 
@@ -464,7 +472,7 @@ class Serving(Answering):
         self._is_over = True
         self._guarded()
         running = list(self._running.values())
-        begun = [call._request for call in running if not call._is_answered]
+        begun = [call.request for call in running if not call.is_answered]
         waiting = self._waiting
         if begun or waiting or self._own_reports is not None:
             self._reports.end([*begun, *waiting])
@@ -474,6 +482,8 @@ class Serving(Answering):
             self._time_limits.stop()
         for call in running:
             self._cancel(call)
+            # A Deferred may be one that waits for ever.
+            call.stop = None
 
     @override
     def _leave_turn(self, request: Request) -> None:

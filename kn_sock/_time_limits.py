@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from kn_sock._call import Call
 from kn_sock._deadlines import Deadlines
+from kn_sock._served import Served
 from kn_sock._session import Request
 
 _numbers = itertools.count(1)
@@ -22,10 +22,10 @@ class TimeLimits:
         expire: called with what has not ended in time.
     """
 
-    def __init__(self, clock: IReactorTime, expire: Callable[[Request | Call], object]) -> None:
+    def __init__(self, clock: IReactorTime, expire: Callable[[Request | Served], object]) -> None:
         self._clock = clock
         self._expire = expire
-        self._open: dict[int, Request | Call] = {}
+        self._open: dict[int, Request | Served] = {}
         self._deadlines = Deadlines(clock, self._open, self._passed)
 
     def add(self, request: Request, seconds: float) -> None:
@@ -35,7 +35,7 @@ class TimeLimits:
         self._open[request.number] = request
         self._deadlines.add(request.number, max(0.0, seconds), len(self._open))
 
-    def begun(self, request: Request, call: Call) -> None:
+    def begun(self, request: Request, call: Served) -> None:
         """Take note which call a request has become."""
         self._open[request.number] = call
 

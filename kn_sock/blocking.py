@@ -19,7 +19,6 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
-from kn_sock._call import time_left
 from kn_sock._codec import Dialect
 from kn_sock._credentials import CredentialsLike
 from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
@@ -29,6 +28,7 @@ from kn_sock._link import BlockingCall, FutureCall, Handle, Link
 from kn_sock._listening import LISTEN_BACKLOG
 from kn_sock._options import check_count
 from kn_sock._reactor_thread import Outcome, ReactorThread, reactor_thread
+from kn_sock._served import time_left
 from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -487,6 +489,51 @@ def test_current_call_works_across_await_and_in_threads(make_pair: MakePair) -> 
     pair.pump()
     assert [value_of(call) for call in calls] == [None] * 3
     assert seen == ["waits", "waits", "generates", "blocks"]
+
+
+def test_current_call_gives_the_same_call_each_time(make_pair: MakePair) -> None:
+    calls: list[Any] = []
+
+    @in_reactor
+    def here() -> None:
+        calls.extend([current_call(), current_call()])
+
+    pair = make_pair({"here": here})
+    pair.client.call("here")
+    pair.client.call("here")
+    pair.pump()
+    first, again, second, _ = calls
+    assert first is again
+    assert first is not second
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_what_a_method_left_running_has_its_call_if_it_was_asked_for(is_asked: bool) -> None:
+    left: list[Context] = []
+    kept: list[Any] = []
+
+    def leaves() -> None:
+        left.append(copy_context())
+        if is_asked:
+            kept.append(current_call())
+
+    executor = ManualExecutor()
+    pair = connected_pair({"leaves": leaves}, executor=executor)
+    pair.client.call("leaves")
+    pair.pump()
+    executor.run()
+    pair.pump()
+    # While there is the connection, it can be asked for.
+    assert left[0].run(current_call).method == "leaves"
+    pair.close()
+    del pair
+    gc.collect()
+    if is_asked:
+        assert left[0].run(current_call) is kept[0]
+        assert kept[0].peer_text.startswith("127.0.0.1:")
+    else:
+        with pytest.raises(LookupError, match="the call of leaves has ended, and its connection"):
+            left[0].run(current_call)
 
 
 def test_current_call_outside_a_method_says_so() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import Any
 
 import pytest
@@ -139,3 +140,35 @@ def test_a_service_that_keeps_its_last_call_is_collected_with_its_server(
     del network, factory, listener, executor
     gc.collect()
     assert gone() is None
+
+
+class Never(Executor):
+    """Has no thread for anybody."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Let it wait."""
+
+
+def test_calls_that_wait_for_a_thread_are_nothing_to_the_collector(network: MemoryNetwork) -> None:
+    executor = Never()
+    factory = RPCServerFactory(
+        {"add": lambda a, b: a + b}, reactor=network.reactor, executor=executor
+    )
+    network.listen(factory)
+    network.connect(Factory.forProtocol(Protocol))
+    line = b'{"jsonrpc": "2.0", "id": %d, "method": "add", "params": [1, 2]}\n'
+
+    def looked_at() -> int:
+        # By its second look it lets tuples of plain values be.
+        gc.collect()
+        gc.collect()
+        return len(gc.get_objects())
+
+    network.wires[-1].write(line % 0)
+    network.pump()
+    before = looked_at()
+    network.wires[-1].write(b"".join(line % (1 + number) for number in range(200)))
+    network.pump()
+    (connection,) = factory.connections
+    assert connection._serving.calls_in_flight == 201
+    assert looked_at() - before < 20
