@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any, Final
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
-from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
 if sys.platform == "win32":
@@ -130,7 +129,7 @@ def end_now(transport: Any) -> bool:
     """
     if not isinstance(transport, Connection) or transport.TLS or unsent_bytes(transport):
         return False
-    transport.connectionLost(Failure(CONNECTION_DONE))
+    transport.connectionLost(connectionDone)
     return True
 
 

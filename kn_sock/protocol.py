@@ -204,7 +204,8 @@ class RPCProtocol(Inbound):
             self._peer_is_done = True
             self._end_linger()
             return
-        self._handle(self._take_backlog())
+        if self._backlog:
+            self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
             error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
             self._outbox.put(_codec.encode_error("2.0", None, error))
