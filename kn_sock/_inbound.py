@@ -18,6 +18,7 @@ from typing_extensions import override
 from kn_sock import _codec
 from kn_sock._codec import LONG_BYTES, UNREADABLE, Message, decode_long, decode_message
 from kn_sock._framing import Framer, Line, OverlongLine
+from kn_sock._outbox import Outbox
 from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._serving import Serving
 from kn_sock._session import (
@@ -67,6 +68,7 @@ class Inbound(LineReceiver):
     _settings: Settings
     _framer: Framer
     _session: Session[PendingCall]
+    _outbox: Outbox
     _serving: Serving
     # None until a call is made.
     _outgoing: Outgoing | None = None
@@ -149,15 +151,15 @@ class Inbound(LineReceiver):
             del lines[_QUANTUM:]
             self._backlog_timer = self.reactor.callLater(0, self._go_on)
             self.update_reading()
-        self.read_at = self.reactor.seconds()
+        self.read_at = now = self.reactor.seconds()
         turn = self._settings.turn
-        turn.hold()
+        turn.begin_read(now)
         try:
             self._handle(lines)
             if self._outgoing is not None:
                 self._outgoing.proceed()
         finally:
-            turn.release()
+            turn.end_read(self._outbox, now)
         if self._serving.tells_when_idle:
             self._close_when_answered()
 

@@ -14,6 +14,12 @@ log = Logger()
 # What is as large as this is worth a write of its own.
 _LARGE_BYTES = 16 * 1024
 
+# So many other connections were read since this one was: replies wait for the turn's end.
+_MANY = 8
+
+# In seconds: no other connection's requests are handled before what has waited for so long.
+_LONGEST_WAIT = 0.001
+
 
 class Outbox:
     """Lines that wait to be written to one transport.
@@ -23,7 +29,16 @@ class Outbox:
         turn: what decides when.
     """
 
-    __slots__ = ("_is_held", "_lines", "_turn", "_write", "_written", "replies", "written_bytes")
+    __slots__ = (
+        "_is_held",
+        "_lines",
+        "_turn",
+        "_write",
+        "_written",
+        "read",
+        "replies",
+        "written_bytes",
+    )
 
     def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
         self._write = write
@@ -34,6 +49,8 @@ class Outbox:
         self._written = 0
         #: How many bytes went to the transport.
         self.written_bytes = 0
+        #: How many reads there had been, of all connections, when this was last read.
+        self.read = turn.reads
         self._is_held = False
 
     def put(self, line: bytes) -> int:
@@ -117,8 +134,12 @@ def _drop(_: bytes) -> None:
 class Turn:
     """Writes all that was put into outboxes during one reactor turn, when it ends.
 
-    While it is held, as around the handling of what one read delivered, nothing is written until it
-    is released; what is put in at any other time is written before the reactor next waits.
+    While it is held, nothing is written until it is released; what is put in at any other time is
+    written before the reactor next waits.
+
+    Where few connections are read in turns, the replies of each leave as soon as they are there.
+    Where many are, those of one turn leave together: the peers that they wake have then sent more
+    by the time of the next turn, and the work of a turn is shared by more of them.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -126,6 +147,10 @@ class Turn:
         self._waiting: list[Outbox] = []
         self._holds = 0
         self._timer: IDelayedCall | None = None
+        #: How many reads there were, of all connections.
+        self.reads = 0
+        # When that was handled whose replies wait for the turn's end.
+        self._since = 0.0
 
     def add(self, outbox: Outbox) -> None:
         """Remember an outbox that has something to write."""
@@ -142,6 +167,35 @@ class Turn:
         self._holds -= 1
         if not self._holds and self._waiting:
             self.flush()
+
+    def begin_read(self, now: float) -> None:
+        """Begin to gather what is written while something that was read is handled.
+
+        Args:
+            now: the time, in the reactor's seconds.
+        """
+        if self._timer is not None and now - self._since > _LONGEST_WAIT:
+            self.flush()
+        self._holds += 1
+
+    def end_read(self, reader: Outbox, now: float) -> None:
+        """Write what was gathered, or let it wait for the turn's end.
+
+        Args:
+            reader: the outbox of the connection that was read.
+            now: what `begin_read` was told.
+        """
+        self._holds -= 1
+        self.reads = reads = self.reads + 1
+        is_one_of_many = reads - reader.read > _MANY
+        reader.read = reads
+        if self._holds or not self._waiting:
+            return
+        if not is_one_of_many:
+            self.flush()
+        elif self._timer is None:
+            self._since = now
+            self._timer = self._clock.callLater(0, self._end)
 
     def _end(self) -> None:
         self._timer = None

@@ -94,7 +94,6 @@ class RPCProtocol(Inbound):
     identity: str | None = None
     #: The process at the other end of a Unix socket.
     peer_process = NO_PROCESS
-    _outbox: Outbox
     _connection: RPCConnection
     _opening: Deferred[None] | None = None
     _close_timer: IDelayedCall | None = None

@@ -110,6 +110,7 @@ ARROWS: dict[str, set[str]] = {
     "_inbound": {
         "_codec",
         "_framing",
+        "_outbox",
         "_outgoing",
         "_serving",
         "_session",

@@ -231,3 +231,83 @@ def test_numbers_stay_right_when_a_write_puts_in_more(
     first = outbox.put(b"one\n")
     clock.advance(0)
     assert numbers == [first + 1]
+
+
+# --- replies to what several connections sent -----------------------------------------------------
+
+
+class Connections:
+    """Connections that are read in turns, and answer each read with a line."""
+
+    def __init__(self, count: int, turn: Turn, clock: Clock) -> None:
+        self.transports = [FakeTransport() for _ in range(count)]
+        self._outboxes = [Outbox(transport.write, turn) for transport in self.transports]
+        self._turn = turn
+        self._clock = clock
+
+    def read(self, number: int, *, takes: float = 0.0) -> None:
+        now = self._clock.seconds()
+        self._turn.begin_read(now)
+        # The time passes without the reactor.
+        self._clock.rightNow += takes
+        self._outboxes[number].put(b"%d\n" % number)
+        self._turn.end_read(self._outboxes[number], now)
+
+    def read_all(self) -> None:
+        for number in range(len(self.transports)):
+            self.read(number)
+
+    @property
+    def written(self) -> list[int]:
+        """How often each was written to."""
+        return [len(transport.pieces) for transport in self.transports]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_replies_of_few_connections_leave_at_once(count: int, turn: Turn, clock: Clock) -> None:
+    few = Connections(count, turn, clock)
+    for number in range(3):
+        few.read_all()
+        assert few.written == [number + 1] * count
+    assert clock.getDelayedCalls() == []
+
+
+def test_replies_of_many_connections_leave_together_when_the_turn_ends(
+    turn: Turn, clock: Clock
+) -> None:
+    many = Connections(50, turn, clock)
+    for number in range(3):
+        many.read_all()
+        clock.advance(0)
+        before = many.written
+        assert before == [number + 1] * 50
+        assert clock.getDelayedCalls() == []
+    many.read_all()
+    assert many.written == before
+
+
+def test_one_of_many_that_is_read_again_is_answered_at_once(turn: Turn, clock: Clock) -> None:
+    many = Connections(50, turn, clock)
+    many.read_all()
+    clock.advance(0)
+    many.read(49)
+    assert many.written[49] == 2
+    many.read(3)
+    assert many.written[3] == 1
+    many.read(3)
+    assert many.written[3] == 2
+
+
+def test_replies_do_not_wait_for_the_slow_requests_of_many_others(turn: Turn, clock: Clock) -> None:
+    many = Connections(50, turn, clock)
+    many.read_all()
+    clock.advance(0)
+    many.read(1)
+    many.read(2, takes=0.01)
+    assert many.written[1] == 1
+    # No later than when the next is read.
+    many.read(3)
+    assert many.written[1:4] == [2, 2, 1]
+    clock.advance(0)
+    assert many.written[3] == 2
+    assert clock.getDelayedCalls() == []
