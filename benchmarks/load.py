@@ -312,7 +312,7 @@ def run(load: Load, address: Address, seconds: float) -> Outcome:
         small = load.in_flight * len(load.requests[0]) <= _SAFE_BYTES
         if len(streams) == 1 and (small or load.in_flight == 1):
             outcome = _run_one(load, streams[0], seconds)
-        elif small and load.in_flight == 1:
+        elif small and load.in_flight == load.calls_per_request == 1:
             # It checks each reply itself.
             return _run_one_each(load, streams, seconds)
         else:

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from typing_extensions import override
 
 from kn_sock._codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
-from kn_sock._served import IN_THREAD, Served, current
+from kn_sock._served import Served, current
 from kn_sock._serving import PLAIN_TYPES, Serving
 from kn_sock._session import BatchReply, Request
 from kn_sock._verdicts import no_thread
@@ -107,7 +107,7 @@ class CommonServing(Serving):
                     key,
                     since,
                     True,
-                    IN_THREAD,
+                    True,
                     function,
                     args,
                     kwargs,
@@ -117,6 +117,7 @@ class CommonServing(Serving):
                 try:
                     submit(call, lane)
                 except RuntimeError as problem:
+                    call.forget_function()
                     self._refuse(call.request, no_thread(problem))
                     continue
                 running[key] = call
@@ -181,7 +182,6 @@ class CommonServing(Serving):
                 self._try_to_end(call)
                 continue
             call.is_over = True
-            call.stop = None
             del running[call.key]
             if not replies:
                 outbox.begin()

@@ -107,7 +107,7 @@ class InterceptedServing(Serving):
     ) -> Deferred[Any]:
         done: Deferred[Any] = Deferred(lambda _: self._give_up_job(served))
         work = partial(run_as, served, method.function, call.args, call.kwargs)
-        job = _Innermost(served, work, done)
+        job = _Innermost(served, call, work, done)
         try:
             self._runner.submit(job, self._own_lane())
         except RuntimeError as problem:
@@ -157,7 +157,8 @@ class InterceptedServing(Serving):
 
     @override
     def _was_begun(self, call: Served) -> bool:
-        assert isinstance(call, _Served)
+        if not isinstance(call, _Served):
+            return super()._was_begun(call)
         return call.has_begun and not (call.job is not None and self._waits(call.job))
 
     def _waits(self, job: _Innermost) -> bool:
@@ -168,8 +169,12 @@ class InterceptedServing(Serving):
 class _Innermost:
     """What a thread runs of a call, inside its interceptors."""
 
-    def __init__(self, served: _Served, work: Callable[[], Any], done: Deferred[Any]) -> None:
+    def __init__(
+        self, served: _Served, call: ServedCall, work: Callable[[], Any], done: Deferred[Any]
+    ) -> None:
         self.served = served
+        # It may be asked for here when an interceptor has answered already.
+        self._call = call
         self._done = done
         # What an interceptor set, such as the span of a trace, is there in the thread, too.
         self._function: Callable[[], Any] = partial(copy_context().run, work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any
 from weakref import ReferenceType
 
 from msgspec import UNSET, Struct
@@ -12,18 +12,16 @@ from msgspec import UNSET, Struct
 from kn_sock._session import Request
 from kn_sock.errors import CallTimeout
 
-# Stands for what is under way for a call that a thread has, or is to have.
-IN_THREAD: Final = object()
-
 current: ContextVar[Served] = ContextVar("kn_sock.current_call")
 
 
 class Served(Struct, eq=False, gc=False):
     """One call while it is served. What methods see of it is a `Call`.
 
-    The garbage collector does not look at it: it is all that there is of a call that waits, of
-    which there may be thousands. So it leads nowhere once its method has run, and is answered:
-    neither to the method, nor to the arguments, and only weakly to the connection.
+    The garbage collector does not look at it: it is all that there is of a call that waits for a
+    thread, of which there may be thousands. So it must lead to nothing that could lead back to it:
+    to the function and its arguments until they are run or refused, and no longer; to what a
+    thread made of them until that is delivered; and only weakly to the connection.
     """
 
     # To the protocol.
@@ -31,14 +29,14 @@ class Served(Struct, eq=False, gc=False):
     # What came for it; where that was common, it is made when it is asked for: see `request`.
     asked: Request | None
     method: str
-    # By which it is found among those that are under way; until then, of a common one, its id.
+    # The id by which it is found among those that are under way; None where it is found by itself.
     key: Any = None
     # When a common one was read; None where it has ended by the end of that read.
     since: float | None = None
     # Whether nothing but its result is needed to answer it: see `_common`.
     is_common: bool = False
-    # What is under way for it: a Deferred, or `IN_THREAD`.
-    stop: Any = None
+    # Whether a thread has it, or is to have it.
+    is_in_thread: bool = False
     # What a thread is to run.
     function: Callable[..., Any] | None = None
     args: Sequence[Any] | None = None
@@ -63,10 +61,13 @@ class Served(Struct, eq=False, gc=False):
             self.asked = asked
         return asked
 
+    def forget_function(self) -> None:
+        """Let go of the function and its arguments, which lead anywhere."""
+        self.function = self.args = self.kwargs = None
+
     def _run(self) -> None:
         """Run the function, on a thread."""
         function, args, kwargs = self.function, self.args, self.kwargs
-        # They lead anywhere.
         self.function = self.args = self.kwargs = None
         token = current.set(self)
         try:

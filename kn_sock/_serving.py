@@ -22,7 +22,7 @@ from kn_sock._answering import Answering, Connection
 from kn_sock._codec import Message
 from kn_sock._outbox import Outbox
 from kn_sock._runner import CANCELLED, Runner
-from kn_sock._served import IN_THREAD, Served, current, run_as
+from kn_sock._served import Served, current, run_as
 from kn_sock._session import BatchReply, Refusal, Request, Session, id_key
 from kn_sock._stats import outcome_of
 from kn_sock._time_limits import TimeLimits
@@ -51,6 +51,8 @@ class Serving(Answering):
     _admission: Admission | None = None
     _time_limits: TimeLimits | None = None
     _lane: Lane | None = None
+    # What is awaited for calls.
+    _awaited: dict[Served, Deferred[Any]] | None = None
     # To the protocol, for the calls.
     _connection: ReferenceType[Any] | None = None
     _is_proceeding = _must_proceed = False
@@ -180,20 +182,21 @@ class Serving(Answering):
     def _cancel(self, call: Served) -> None:
         """Stop a call; one that no thread has yet ends here."""
         call.cancelled = True
-        stop = call.stop
-        if isinstance(stop, Deferred):
+        awaited = None if self._awaited is None else self._awaited.get(call)
+        if awaited is not None:
             try:
-                stop.cancel()
+                awaited.cancel()
             except Exception:
                 # The method's own canceller; nothing of ours waits for it.
                 log.failure("cancelling {method} raised", method=call.method)
-        elif stop is IN_THREAD:
+        elif call.is_in_thread:
             self._end_waiting(call, CANCELLED)
 
     def _end_waiting(self, call: Served, verdict: RPCError) -> bool:
         """End a call that waits for a thread; ``False`` where one has it already."""
         if not self._own_lane().withdraw(call):
             return False
+        call.forget_function()
         self._refuse(call.request, verdict)
         self._settled(call)
         return True
@@ -214,7 +217,7 @@ class Serving(Answering):
     def _expire(self, late: Request | Served) -> None:
         """End what has not ended in time."""
         if isinstance(late, Served):
-            is_in_thread = late.stop is IN_THREAD
+            is_in_thread = late.is_in_thread
             unbegun = too_late(maybe_executed=False)
             if is_in_thread and self._end_waiting(late, unbegun):
                 return
@@ -284,13 +287,16 @@ class Serving(Answering):
     def _run_in_thread(
         self, call: Served, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
-        call.function, call.args, call.kwargs = method.function, args, kwargs
+        call.function, call.args, call.kwargs = method.function, tuple(args), kwargs
+        # Made now: the thread may ask for it, too.
+        request = call.request
         try:
             self._runner.submit(call, self._lane or self._own_lane())
         except RuntimeError as problem:
-            self._refuse(call.request, no_thread(problem))
+            call.forget_function()
+            self._refuse(request, no_thread(problem))
             return
-        call.stop = IN_THREAD
+        call.is_in_thread = True
         self._begun(call)
 
     def _own_connection(self) -> ReferenceType[Any]:
@@ -365,7 +371,10 @@ class Serving(Answering):
             call.is_over = True
             self._answer(call.request, result)
             return
-        call.stop = deferred
+        call.is_in_thread = False
+        if self._awaited is None:
+            self._awaited = {}
+        self._awaited[call] = deferred
         self._begun(call)
         deferred.addCallbacks(
             self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,)
@@ -375,10 +384,10 @@ class Serving(Answering):
         request, running = call.request, self._running
         key = id_key(request.id)
         # A call may be here a second time: now that what its function gave is awaited.
-        if key is None or running.get(key, call) is not call:
-            key = call
+        if key is None or call in running or running.get(key, call) is not call:
+            key = None
         call.key = key
-        running[key] = call
+        running[call if key is None else key] = call
         if request.since is None:
             request.since = self._protocol.read_at
         if request.number and self._time_limits is not None:
@@ -431,8 +440,10 @@ class Serving(Answering):
 
     def _settled(self, call: Served) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
-        self._running.pop(call.key, None)
-        call.stop = None
+        self._running.pop(call if call.key is None else call.key, None)
+        call.is_in_thread = False
+        if self._awaited is not None:
+            self._awaited.pop(call, None)
         if self._has_waiting or self.tells_when_idle:
             self._proceed()
 
@@ -482,8 +493,6 @@ class Serving(Answering):
             self._time_limits.stop()
         for call in running:
             self._cancel(call)
-            # A Deferred may be one that waits for ever.
-            call.stop = None
 
     @override
     def _leave_turn(self, request: Request) -> None:

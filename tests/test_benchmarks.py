@@ -104,6 +104,40 @@ async def test_the_calls_of_a_batch_are_counted_each(counted: Counted, address: 
     assert outcome.count == outcome.answered == counted.calls == 60
 
 
+class Shuffling(BareServer):
+    """Answers the members of batches in another order each time."""
+
+    methods = {"add": lambda a, b: a + b}  # noqa: RUF012
+    times = 0
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        transport: Any = self.transport
+        write = transport.write
+
+        def turned(data: bytes) -> None:
+            replies = json.loads(data)
+            Shuffling.times += 1
+            place = Shuffling.times % len(replies)
+            members = [*replies[place:], *replies[:place]]
+            write(json.dumps(members, separators=(",", ":")).encode() + b"\n")
+
+        transport.write = turned
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("connections", [1, 3])
+async def test_the_replies_to_a_batch_may_come_in_any_order(connections: int) -> None:
+    any_reactor: Any = reactor
+    port = any_reactor.listenTCP(0, Factory.forProtocol(Shuffling), interface="127.0.0.1")
+    load = load_of("2.0", "add", [1, 2], 3, connections=connections, batch=5, least=10)
+    try:
+        outcome = await ran(load, ("127.0.0.1", port.getHost().port))
+    finally:
+        await port.stopListening()
+    assert outcome.count >= 50
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_long_text_comes_back(address: Address) -> None:
     text = "x" * 3_000_000

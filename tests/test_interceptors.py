@@ -537,6 +537,26 @@ def test_a_function_that_a_thread_has_is_waited_for(
     assert raw.send() == [{"jsonrpc": "2.0", "id": 1, "result": True}]
 
 
+def test_a_function_in_a_thread_has_its_call_though_an_interceptor_has_answered(
+    network: MemoryNetwork, executor: ManualExecutor
+) -> None:
+    seen: list[Any] = []
+
+    def early(call: ServedCall, proceed: Any) -> str:
+        proceed()
+        return "early"
+
+    def late(value: int) -> None:
+        call: Any = current_call()
+        seen.append((call.method, call.args))
+
+    raw = Raw(network, {"late": late}, executor=executor, interceptors=[early])
+    replies = raw.send({"jsonrpc": "2.0", "id": 1, "method": "late", "params": [42]})
+    assert replies == [{"jsonrpc": "2.0", "id": 1, "result": "early"}]
+    executor.run()
+    assert [(method, list(args)) for method, args in seen] == [("late", [42])]
+
+
 def test_an_interceptor_may_give_up_a_function_that_a_thread_has(
     network: MemoryNetwork, executor: ManualExecutor
 ) -> None:

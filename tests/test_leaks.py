@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -98,6 +99,12 @@ class Listener:
         self.hear()
 
     @in_reactor
+    async def closes(self) -> None:
+        self.hear()
+        self.call.connection.close()
+        await Deferred()
+
+    @in_reactor
     def later(self) -> Deferred[None]:
         self.hear()
         return Deferred()
@@ -112,7 +119,7 @@ class Listener:
 
 @pytest.mark.parametrize("interceptors", [[], [lambda _, proceed: proceed()]])
 @pytest.mark.parametrize("call_timeout", [None, 10])
-@pytest.mark.parametrize("method", ["here", "there", "later"])
+@pytest.mark.parametrize("method", ["here", "there", "later", "closes", "here there"])
 @pytest.mark.parametrize("is_run", [True, False])
 def test_a_service_that_keeps_its_last_call_is_collected_with_its_server(
     method: str, interceptors: list[Any], call_timeout: float | None, is_run: bool
@@ -130,9 +137,13 @@ def test_a_service_that_keeps_its_last_call_is_collected_with_its_server(
     )
     network.listen(factory)
     network.connect(Factory.forProtocol(Protocol))
-    network.wires[-1].write(b'{"jsonrpc": "2.0", "id": 1, "method": "%s"}\n' % method.encode())
+    lines = [
+        b'{"jsonrpc": "2.0", "id": %d, "method": "%s"}\n' % (number, name.encode())
+        for number, name in enumerate(method.split())
+    ]
+    network.wires[-1].write(b"".join(lines))
     network.pump()
-    if is_run and method == "there":
+    if is_run and "there" in method.split():
         assert executor.run() == 1
         network.pump()
     network.wires[-1].loseConnection()
@@ -140,6 +151,57 @@ def test_a_service_that_keeps_its_last_call_is_collected_with_its_server(
     del network, factory, listener, executor
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc": "2.0", "id": 7, "method": "plain"}',
+        b'{"jsonrpc": "2.0", "id": 7, "method": "later"}',
+        b'{"jsonrpc": "2.0", "method": "plain"}',
+        b'{"jsonrpc": "2.0", "method": "later"}',
+        b'{"jsonrpc": "2.0", "id": null, "method": "plain"}',
+        b'{"jsonrpc": "2.0", "id": 7, "method": "plain"}\n'
+        b'{"jsonrpc": "2.0", "id": 7, "method": "later"}',
+        b'{"jsonrpc": "2.0", "id": 1.5, "method": "plain"}',
+        b'{"method": "plain", "id": 7, "params": []}',
+        b'{"command": "plain"}',
+        b'[{"jsonrpc": "2.0", "method": "plain"}, {"jsonrpc": "2.0", "id": 7, "method": "later"}]',
+    ],
+)
+@pytest.mark.parametrize("call_timeout", [None, 10])
+def test_what_was_served_is_forgotten(
+    line: bytes, call_timeout: float | None, network: MemoryNetwork
+) -> None:
+    async def later() -> int:
+        return 1
+
+    executor = ManualExecutor()
+    factory = RPCServerFactory(
+        # One that is told to be no coroutine function: it runs in a thread.
+        {"plain": lambda: 1, "later": lambda: later()},
+        reactor=network.reactor,
+        executor=executor,
+        call_timeout=call_timeout,
+    )
+    network.listen(factory)
+    network.connect(Factory.forProtocol(Protocol))
+    (connection,) = factory.connections
+
+    def serve(times: int) -> int:
+        for _ in range(times):
+            network.wires[-1].write(line + b"\n")
+            network.pump()
+            executor.run()
+            network.pump()
+        network.reactor.advance(20)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    serve(100)
+    before = serve(1)
+    assert serve(200) - before < 150
+    assert connection._serving.calls_in_flight == 0
 
 
 class Never(Executor):

@@ -1044,3 +1044,41 @@ def test_credentials_that_are_none_are_refused_without_being_shown(
     with pytest.raises(error, match="credentials are") as caught:
         connect(network, reactor=network.reactor, credentials=given)
     assert "sesame" not in str(caught.value)
+
+
+@implementer(ICredentialsChecker)
+class Undecided:
+    """Never comes to a decision."""
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+        return Deferred()
+
+
+@pytest.mark.parametrize("interceptors", [[], [lambda _, proceed: proceed()]])
+def test_a_login_that_takes_too_long_is_answered_at_its_deadline(
+    interceptors: list[Any], network: MemoryNetwork
+) -> None:
+    factory = RPCServerFactory(
+        FUNCS,
+        reactor=network.reactor,
+        portal=portal_for(None, Undecided()),
+        interceptors=interceptors,
+        call_timeout=5,
+    )
+    network.listen(factory)
+    received: list[bytes] = []
+
+    class Receiving(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            received.append(data)
+
+    network.connect(Factory.forProtocol(Receiving))
+    network.wires[-1].write(
+        b'{"jsonrpc":"2.0","id":1,"method":"rpc.login","params":["ada","correct horse"]}\n'
+    )
+    network.pump()
+    network.reactor.advance(6)
+    network.pump()
+    assert b"the time for the call has passed" in b"".join(received)
