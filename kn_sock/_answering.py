@@ -45,6 +45,24 @@ class Connection(Protocol):
         """Take note that every call is answered."""
 
 
+class _Ended:
+    """Stands for a connection that has ended."""
+
+    reactor: Any = None
+    read_at = 0.0
+    peer_text = "a connection that has ended"
+    awaits_replies = False
+
+    def update_reading(self) -> None:
+        """Nothing is read."""
+
+    def serving_is_idle(self) -> None:
+        """Nobody waits for that."""
+
+
+_ENDED = _Ended()
+
+
 class Answering:
     """Answers the calls of one connection.
 
@@ -76,6 +94,13 @@ class Answering:
         self._methods: Mapping[str, Method] = runner.methods
         if runner.reports.wants_all:
             self._records = self._reports
+
+    def let_go(self) -> None:
+        """Forget the connection, which has ended, and had no calls under way any more.
+
+        Two that have each other would wait for the garbage collector.
+        """
+        self._protocol = _ENDED
 
     @property
     def _reports(self) -> CallReports:

@@ -256,6 +256,8 @@ class RPCProtocol(Inbound):
             self._outbox.close()
             report = self._report or self._reporting()
             report.closed(None if self._is_reported else text)
+            if self._serving.is_idle:
+                self._serving.let_go()
         self._owner.connection_ended(self)
         opening, self._opening = self._opening, None
         if opening is not None:

@@ -234,3 +234,27 @@ def test_calls_that_wait_for_a_thread_are_nothing_to_the_collector(network: Memo
     (connection,) = factory.connections
     assert connection._serving.calls_in_flight == 201
     assert looked_at() - before < 20
+
+
+@pytest.mark.parametrize("who_ends_it", ["the client", "the server"])
+def test_a_connection_that_has_ended_does_not_wait_for_the_collector(
+    who_ends_it: str, network: MemoryNetwork
+) -> None:
+    factory = RPCServerFactory({"add": lambda a, b: a + b}, reactor=network.reactor, threads=0)
+    network.listen(factory)
+    network.connect(Factory.forProtocol(Protocol))
+    wire = network.wires[-1]
+    wire.write(b'{"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]}\n')
+    network.pump()
+    (connection,) = factory.connections
+    gone = weakref.ref(connection)
+    del connection
+    gc.disable()
+    try:
+        (wire if who_ends_it == "the client" else wire.peer).loseConnection()
+        network.pump()
+        # As Twisted's own transports do.
+        wire.peer.protocol = wire.peer._producer = None
+        assert gone() is None
+    finally:
+        gc.enable()
