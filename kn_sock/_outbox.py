@@ -27,6 +27,8 @@ class Outbox:
     Args:
         write: the transport's ``write``.
         turn: what decides when.
+        is_prompt: whether replies to what was read never wait for other connections. With TLS the
+            peer's goodbye may be in the piece that has its request, and nothing is sent after it.
     """
 
     __slots__ = (
@@ -35,14 +37,18 @@ class Outbox:
         "_turn",
         "_write",
         "_written",
+        "is_prompt",
         "read",
         "replies",
         "written_bytes",
     )
 
-    def __init__(self, write: Callable[[bytes], object], turn: Turn) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], turn: Turn, *, is_prompt: bool = False
+    ) -> None:
         self._write = write
         self._turn = turn
+        self.is_prompt = is_prompt
         self._lines: list[bytes] = []
         #: Plain replies, which are encoded all at once; `begin` comes before the first of them.
         self.replies: list[Success] = []
@@ -174,7 +180,8 @@ class Turn:
         Args:
             now: the time, in the reactor's seconds.
         """
-        if self._timer is not None and now - self._since > _LONGEST_WAIT:
+        # The clock may have been set back.
+        if self._timer is not None and not 0 <= now - self._since <= _LONGEST_WAIT:
             self.flush()
         self._holds += 1
 
@@ -187,7 +194,7 @@ class Turn:
         """
         self._holds -= 1
         self.reads = reads = self.reads + 1
-        is_one_of_many = reads - reader.read > _MANY
+        is_one_of_many = reads - reader.read > _MANY and not reader.is_prompt
         reader.read = reads
         if self._holds or not self._waiting:
             return

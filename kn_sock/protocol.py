@@ -35,6 +35,7 @@ from kn_sock._outgoing import Outgoing, PendingCall
 from kn_sock._peer import NO_PROCESS, address_text, certificate_of, process_of
 from kn_sock._reports import ConnectionReport
 from kn_sock._sending import (
+    SendAtOnce,
     can_half_close,
     counts_undelivered,
     end_now,
@@ -144,7 +145,9 @@ class RPCProtocol(Inbound):
             max_batch=options.max_batch,
             unversioned=options.unversioned,
         )
-        self._outbox = Outbox(write_of(transport), settings.turn)
+        write = write_of(transport)
+        is_prompt = not isinstance(write, SendAtOnce)
+        self._outbox = Outbox(write, settings.turn, is_prompt=is_prompt)
         serve = InterceptedServing if options.interceptors else CommonServing
         self._serving = serve(self, self._session, self._outbox, runner)
         settings.thread_id = get_ident()
@@ -533,6 +536,8 @@ class RPCProtocol(Inbound):
     def _violated(self, reason: str) -> None:
         log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=reason)
         self._is_reported = True
+        # What it asked for before that is answered.
+        self._outbox.flush()
         self._abort(reason)
 
     @override

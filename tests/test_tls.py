@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import socket
+import ssl as stdlib_ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -317,3 +319,56 @@ async def test_calls_under_way_are_drained_over_tls(
     await connection.call("rpc.ping")
     await service.stopService()
     assert len(await calling) == 500_001
+
+
+def ask_and_say_goodbye(port: int, count: int) -> int:
+    """Call over so many connections, each request and goodbye in one piece; count the replies."""
+    context = stdlib_ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = stdlib_ssl.CERT_NONE
+    peers = []
+    for _ in range(count):
+        connected = socket.create_connection(("127.0.0.1", port), timeout=20)
+        incoming, outgoing = stdlib_ssl.MemoryBIO(), stdlib_ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing)
+        is_secured = False
+        while not is_secured:
+            try:
+                tls.do_handshake()
+                is_secured = True
+            except stdlib_ssl.SSLWantReadError:
+                connected.sendall(outgoing.read())
+                incoming.write(connected.recv(65536))
+        connected.sendall(outgoing.read())
+        peers.append((connected, tls, incoming, outgoing))
+    for _, tls, _, _ in peers:
+        tls.write(b'{"jsonrpc":"2.0","id":1,"method":"add","params":[1,2]}\n')
+        # It waits for the other's goodbye.
+        with contextlib.suppress(stdlib_ssl.SSLWantReadError):
+            tls.unwrap()
+    for connected, _, _, outgoing in peers:
+        connected.sendall(outgoing.read())
+    replies = 0
+    for connected, tls, incoming, _ in peers:
+        with connected:
+            while data := connected.recv(65536):
+                incoming.write(data)
+        replies += tls.read(1000) == b'{"jsonrpc":"2.0","id":1,"result":3}\n'
+    return replies
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_peers_that_say_goodbye_with_their_request_are_answered(
+    certificate: Path,
+) -> None:
+    files = [certificate / name for name in ("server.key", "cert.pem")]
+    pem = b"".join(file.read_bytes() for file in files)
+    options = ssl.PrivateCertificate.loadPEM(pem).options()
+    any_reactor: Any = reactor
+    factory = RPCServerFactory({"add": add}, reactor=reactor, threads=0)
+    port = any_reactor.listenSSL(0, factory, options, interface="127.0.0.1")
+    try:
+        replies = await deferToThread(ask_and_say_goodbye, port.getHost().port, 30)
+    finally:
+        await port.stopListening()
+    assert replies == 30
