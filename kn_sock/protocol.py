@@ -536,8 +536,6 @@ class RPCProtocol(Inbound):
     def _violated(self, reason: str) -> None:
         log.warn("{peer}: {reason}; closed", peer=self.peer_text, reason=reason)
         self._is_reported = True
-        # What it asked for before that is answered.
-        self._outbox.flush()
         self._abort(reason)
 
     @override
