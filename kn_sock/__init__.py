@@ -5,12 +5,11 @@ Newline-delimited JSON-RPC over one connection, on Twisted. For scripts: `RPCCli
 Importing this installs no reactor.
 """
 
-from kn_sock._call import Call, ServedCall, current_call
-from kn_sock._intercepted_calls import OutgoingCall
-from kn_sock._options import ServerOptions
-from kn_sock._stats import Stats
+from kn_sock._intercept.calls import OutgoingCall
+from kn_sock._observe.stats import Stats
 from kn_sock._version import __version__
 from kn_sock.blocking import RPCClient, start_rpc_server
+from kn_sock.calls import Call, ServedCall, current_call
 from kn_sock.client import RPCClientService, connect
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import (
@@ -32,7 +31,8 @@ from kn_sock.errors import (
     RemoteError,
     RPCError,
 )
-from kn_sock.methods import Method, MethodTable, in_reactor, in_thread
+from kn_sock.methods.table import Method, MethodTable, in_reactor, in_thread
+from kn_sock.options import ServerOptions
 from kn_sock.protocol import RPCProtocol
 from kn_sock.server import RPCServerFactory, RPCServerService
 

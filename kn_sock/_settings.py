@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from kn_sock._outbox import Turn
-from kn_sock._runner import Runner
-from kn_sock._verbs import CallOptions
-from kn_sock._writer import Writer
+from kn_sock._calling.options import CallOptions
+from kn_sock._io.outbox import Turn
+from kn_sock._serving.runner import Runner
+from kn_sock._wire.requests import Writer
 from kn_sock.connection import Intercepts
 
 

@@ -23,7 +23,7 @@ from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from zope.interface import Attribute, Interface, implementer
 
-from kn_sock.methods import Functions, MethodTable
+from kn_sock.methods.table import Functions, MethodTable
 
 __all__ = [
     "IMethods",

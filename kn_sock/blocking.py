@@ -19,21 +19,21 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
-from kn_sock._codec import Dialect
-from kn_sock._credentials import CredentialsLike
-from kn_sock._endpoints import EndpointLike, endpoints_for, host_endpoint
-from kn_sock._failover import OnConnected
-from kn_sock._interceptors import Interceptor
-from kn_sock._link import BlockingCall, FutureCall, Handle, Link
-from kn_sock._listening import LISTEN_BACKLOG
-from kn_sock._options import check_count
-from kn_sock._reactor_thread import Outcome, ReactorThread, reactor_thread
-from kn_sock._served import time_left
-from kn_sock._verbs import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
+from kn_sock._blocking.link import BlockingCall, FutureCall, Handle, Link
+from kn_sock._blocking.reactor_thread import Outcome, ReactorThread, reactor_thread
+from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
+from kn_sock._client.credentials import CredentialsLike
+from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
+from kn_sock._client.failover import OnConnected
+from kn_sock._intercept.chain import Interceptor
+from kn_sock._server.listening import LISTEN_BACKLOG
+from kn_sock._serving.context import time_left
+from kn_sock._wire.codec import Dialect
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
 from kn_sock.errors import ConnectionLost
-from kn_sock.methods import Functions
+from kn_sock.methods.table import Functions
+from kn_sock.options import check_count
 from kn_sock.server import RPCServerService
 
 __all__ = ["RPCClient", "start_rpc_server"]

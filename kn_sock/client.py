@@ -11,25 +11,25 @@ from twisted.internet.interfaces import IAddress, IReactorFromThreads, IReactorT
 from twisted.internet.protocol import Factory
 from typing_extensions import override
 
-from kn_sock._codec import DIALECTS, Dialect
-from kn_sock._credentials import CredentialsLike
-from kn_sock._discover import standard_methods
-from kn_sock._endpoints import EndpointLike, endpoints_for
-from kn_sock._failover import Dialler, OnConnected
-from kn_sock._intercepted_batch import intercepting
-from kn_sock._interceptors import Interceptor
-from kn_sock._observing import reports_for, stats_methods
-from kn_sock._options import ServerOptions, check_flag, options_from
-from kn_sock._outbox import Turn
-from kn_sock._redial import Redialler
-from kn_sock._runner import Runner
+from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
+from kn_sock._client.credentials import CredentialsLike
+from kn_sock._client.endpoints import EndpointLike, endpoints_for
+from kn_sock._client.failover import Dialler, OnConnected
+from kn_sock._client.queue import WaitingChannel
+from kn_sock._client.reconnector import Redialler
+from kn_sock._intercept.batch import intercepting
+from kn_sock._intercept.chain import Interceptor
+from kn_sock._io.outbox import Turn
+from kn_sock._observe.setup import reports_for, stats_methods
+from kn_sock._serving.runner import Runner
 from kn_sock._settings import Settings
-from kn_sock._verbs import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._version import __version__
-from kn_sock._waiting import WaitingChannel
-from kn_sock._writer import Writer
+from kn_sock._wire.codec import DIALECTS, Dialect
+from kn_sock._wire.requests import Writer
 from kn_sock.connection import DeferredVerbs, RPCConnection
-from kn_sock.methods import Functions, MethodTable
+from kn_sock.methods.discovery import standard_methods
+from kn_sock.methods.table import Functions, MethodTable
+from kn_sock.options import ServerOptions, check_flag, options_from
 from kn_sock.protocol import RPCProtocol
 
 __all__ = ["RPCClientService", "connect"]

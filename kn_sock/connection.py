@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
-from kn_sock._outgoing import Again, PendingCall
-from kn_sock._served import time_left
-from kn_sock._verbs import Batch, BatchEntry, CallOptions, Remote, check_method
-from kn_sock._writer import Writer
+from kn_sock._calling.options import Batch, BatchEntry, CallOptions, Remote, check_method
+from kn_sock._calling.pending import Again, PendingCall
+from kn_sock._serving.context import time_left
+from kn_sock._wire.requests import Writer
 from kn_sock.errors import CallCancelled, CallTimeout
 
 __all__ = ["RPCConnection"]

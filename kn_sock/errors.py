@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from kn_sock._text import shown
+from kn_sock._display import shown
 
 __all__ = [
     "CallCancelled",

@@ -18,9 +18,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from typing_extensions import override
 
-from kn_sock._listening import as_os_error, endpoint_for
-from kn_sock._peer import address_text
-from kn_sock._prometheus import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from kn_sock._io.peer import address_text
+from kn_sock._observe.prometheus import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    generate_latest,
+)
+from kn_sock._server.listening import as_os_error, endpoint_for
 
 __all__ = ["MetricsResource", "MetricsService"]
 

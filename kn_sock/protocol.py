@@ -23,18 +23,12 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
-from kn_sock import _codec
-from kn_sock._common import CommonServing
-from kn_sock._documents import DocumentFramer
-from kn_sock._framing import Framer, LineFramer
-from kn_sock._inbound import Inbound, State
-from kn_sock._intercepted_serving import InterceptedServing
-from kn_sock._options import DRAIN_TIMEOUT, Framing
-from kn_sock._outbox import Outbox
-from kn_sock._outgoing import Outgoing, PendingCall
-from kn_sock._peer import NO_PROCESS, address_text, certificate_of, process_of
-from kn_sock._reports import ConnectionReport
-from kn_sock._sending import (
+from kn_sock._calling.pending import Outgoing, PendingCall
+from kn_sock._intercept.serving import InterceptedServing
+from kn_sock._io.outbox import Outbox
+from kn_sock._io.peer import NO_PROCESS, address_text, certificate_of, process_of
+from kn_sock._io.reader import Inbound, State
+from kn_sock._io.sending import (
     SendAtOnce,
     can_half_close,
     counts_undelivered,
@@ -44,13 +38,19 @@ from kn_sock._sending import (
     unsent_bytes,
     write_of,
 )
-from kn_sock._session import Request, Session
+from kn_sock._io.tls import tls_problem
+from kn_sock._io.watchdogs import IdleWatch, StallWatch
+from kn_sock._observe.reports import ConnectionReport
+from kn_sock._serving.fastpath import CommonServing
 from kn_sock._settings import Settings
-from kn_sock._tls import tls_problem
-from kn_sock._watches import IdleWatch, StallWatch
+from kn_sock._wire import codec
+from kn_sock._wire.documents import DocumentFramer
+from kn_sock._wire.framing import Framer, LineFramer
+from kn_sock._wire.session import Request, Session
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
-from kn_sock.methods import Method
+from kn_sock.methods.table import Method
+from kn_sock.options import DRAIN_TIMEOUT, Framing
 
 __all__ = ["RPCProtocol"]
 
@@ -210,7 +210,7 @@ class RPCProtocol(Inbound):
             self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
             error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
-            self._outbox.put(_codec.encode_error("2.0", None, error))
+            self._outbox.put(codec.encode_error("2.0", None, error))
         self._peer_is_done = True
         self._end_calls("the peer sends no more", None)
         self._close_when_answered(is_read_to_the_end=True)

@@ -22,23 +22,23 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from kn_sock._discover import standard_methods
-from kn_sock._intercepted_batch import intercepting
-from kn_sock._listening import ExposureWarning, as_os_error, endpoint_for, kind_of
-from kn_sock._login import Gate
-from kn_sock._observing import reports_for, stats_methods
-from kn_sock._options import ServerOptions, options_from
-from kn_sock._outbox import Turn
-from kn_sock._peer import address_text
-from kn_sock._pem import server_options, tls_around
-from kn_sock._refusing import RefusingProtocol
-from kn_sock._runner import Runner
+from kn_sock._intercept.batch import intercepting
+from kn_sock._io.outbox import Turn
+from kn_sock._io.peer import address_text
+from kn_sock._observe.setup import reports_for, stats_methods
+from kn_sock._observe.stats import Stats
+from kn_sock._server.listening import ExposureWarning, as_os_error, endpoint_for, kind_of
+from kn_sock._server.login import Gate
+from kn_sock._server.refusing import RefusingProtocol
+from kn_sock._server.tls import server_options, tls_around
+from kn_sock._serving.runner import Runner
 from kn_sock._settings import Settings
-from kn_sock._stats import Stats
 from kn_sock._version import __version__
-from kn_sock._writer import Writer
+from kn_sock._wire.requests import Writer
 from kn_sock.auth import table_of
-from kn_sock.methods import Functions, MethodTable
+from kn_sock.methods.discovery import standard_methods
+from kn_sock.methods.table import Functions, MethodTable
+from kn_sock.options import ServerOptions, options_from
 from kn_sock.protocol import RPCProtocol
 
 __all__ = ["RPCServerFactory", "RPCServerService"]

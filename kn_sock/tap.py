@@ -19,15 +19,15 @@ from twisted.python import usage
 from typing_extensions import override
 
 import twisted
-from kn_sock._access_log import open_access_log
-from kn_sock._listening import kind_of
-from kn_sock._names import load
-from kn_sock._options import ServerOptions
-from kn_sock._pem import server_options
-from kn_sock._stats import Stats
+from kn_sock._observe.access_log import open_access_log
+from kn_sock._observe.stats import Stats
+from kn_sock._server.listening import kind_of
+from kn_sock._server.names import load
+from kn_sock._server.tls import server_options
 from kn_sock._version import __version__
 from kn_sock.auth import IToken, MethodsRealm
-from kn_sock.methods import MethodTable
+from kn_sock.methods.table import MethodTable
+from kn_sock.options import ServerOptions
 from kn_sock.server import RPCServerService
 
 __all__ = ["Options", "makeService"]
@@ -257,10 +257,11 @@ def _observing(options: Options) -> tuple[dict[str, Any], list[IService]]:
     if options["metrics"] is None:
         return found, []
     try:
-        from kn_sock import _prometheus, metrics
+        from kn_sock import metrics
+        from kn_sock._observe import prometheus
     except ImportError as problem:
         raise usage.UsageError(f"--metrics: {problem}") from None
-    found["metrics"] = _prometheus.REGISTRY
+    found["metrics"] = prometheus.REGISTRY
     try:
         service = metrics.MetricsService(_metrics_endpoint_of(options["metrics"]))
     except ValueError as problem:

@@ -37,7 +37,7 @@ from zope.interface import implementer
 
 from kn_sock.client import connect
 from kn_sock.connection import RPCConnection
-from kn_sock.methods import Functions
+from kn_sock.methods.table import Functions
 from kn_sock.protocol import RPCProtocol
 from kn_sock.server import RPCServerFactory
 

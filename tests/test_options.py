@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kn_sock._options import ServerOptions, check_count, check_seconds, default_threads
+from kn_sock.options import ServerOptions, check_count, check_seconds, default_threads
 
 
 def test_the_limits_are_those_that_are_documented() -> None:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 
 import kn_sock
+import kn_sock.methods
 from kn_sock import ConnectionLost, RPCServerService, connect, testing
 from kn_sock.testing import (
     ManualExecutor,

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from kn_sock import ConnectFailed
-from kn_sock._endpoints import endpoint_for
+from kn_sock._client.endpoints import endpoint_for
 from kn_sock.conformance import FUNCS, Examiner, Finding, Group, read_groups
 
 # As many characters of a line are shown.

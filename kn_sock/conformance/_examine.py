@@ -15,7 +15,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from kn_sock._dial import dial
+from kn_sock._client.dialer import dial
 from kn_sock.conformance._cases import Case, Exchange, Group, are_replies, is_reply, parse
 
 # A reply that is longer has to be an error of the server's.

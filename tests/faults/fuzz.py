@@ -21,10 +21,11 @@ from typing import Any
 
 from msgspec import UNSET
 
-from kn_sock._codec import DIALECTS, UNREADABLE, Dialect, Message, decode_message
-from kn_sock._documents import DocumentFramer
-from kn_sock._framing import Framer, LineFramer, OverlongLine
-from kn_sock._session import (
+from kn_sock._wire.codec import DIALECTS, UNREADABLE, Dialect, Message, decode_message
+from kn_sock._wire.documents import DocumentFramer
+from kn_sock._wire.framing import Framer, LineFramer, OverlongLine
+from kn_sock._wire.requests import Writer
+from kn_sock._wire.session import (
     Answered,
     Cancel,
     Complaint,
@@ -34,7 +35,6 @@ from kn_sock._session import (
     Session,
     Violation,
 )
-from kn_sock._writer import Writer
 from kn_sock.conformance._cases import read_groups
 from kn_sock.errors import ErrorCode, MethodNotFound, RPCError
 

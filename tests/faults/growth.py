@@ -22,7 +22,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from kn_sock import CallTimeout, RPCClient, in_reactor
-from kn_sock._reactor_thread import reactor_thread
+from kn_sock._blocking.reactor_thread import reactor_thread
 from tests.faults.peers import (
     HOST,
     PATIENCE,

@@ -29,7 +29,7 @@ from kn_sock import (
     connect,
     start_rpc_server,
 )
-from kn_sock._reactor_thread import ReactorThread, reactor_thread
+from kn_sock._blocking.reactor_thread import ReactorThread, reactor_thread
 
 # Nothing here takes this long; what does has hung.
 PATIENCE = 20.0

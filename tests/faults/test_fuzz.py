@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kn_sock._framing import LineFramer
-from kn_sock._session import Session
+from kn_sock._wire.framing import LineFramer
+from kn_sock._wire.session import Session
 from tests.faults import fuzz
 
 

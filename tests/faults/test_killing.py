@@ -17,7 +17,7 @@ from kn_sock import (
     RPCConnection,
     connect,
 )
-from kn_sock._reactor_thread import reactor_thread
+from kn_sock._blocking.reactor_thread import reactor_thread
 from tests.faults.peers import HOST, PATIENCE, Process
 
 SERVER = """

@@ -19,7 +19,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from kn_sock import ConnectionLost, RPCClient, current_call, in_reactor
-from kn_sock._reactor_thread import reactor_thread
+from kn_sock._blocking.reactor_thread import reactor_thread
 from tests.faults.peers import (
     CALLERS,
     HOST,
@@ -33,7 +33,7 @@ from tests.faults.peers import (
     tls_client_context,
     wait_until,
 )
-from tests.test_tls import certificate  # noqa: F401  # a fixture
+from tests.io.test_tls import certificate  # noqa: F401  # a fixture
 
 Serve = Callable[..., Served]
 

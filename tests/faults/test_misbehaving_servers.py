@@ -32,7 +32,7 @@ from kn_sock import (
     RPCError,
     connect,
 )
-from kn_sock._reactor_thread import reactor_thread
+from kn_sock._blocking.reactor_thread import reactor_thread
 from tests.faults.peers import (
     CALLERS,
     HOST,
@@ -45,7 +45,7 @@ from tests.faults.peers import (
     reply,
     tls_server_context,
 )
-from tests.test_tls import certificate  # noqa: F401  # a fixture
+from tests.io.test_tls import certificate  # noqa: F401  # a fixture
 
 # What a call that is never answered waits.
 SHORT = 0.1

@@ -295,7 +295,7 @@ except KeyboardInterrupt:
 INTERRUPTED = """
 import signal, threading
 from kn_sock import RPCClient, start_rpc_server
-from kn_sock._reactor_thread import reactor_thread
+from kn_sock._blocking.reactor_thread import reactor_thread
 
 def interrupt(*_):
     raise KeyboardInterrupt

@@ -16,7 +16,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from kn_sock import ConnectFailed, ConnectionLost, RPCClient, RPCError, in_reactor
-from kn_sock._options import DRAIN_TIMEOUT
+from kn_sock.options import DRAIN_TIMEOUT
 from tests.faults.peers import (
     HOST,
     PATIENCE,

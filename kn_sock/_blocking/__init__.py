@@ -1,0 +1,1 @@
+"""The background reactor, and calls that threads wait for."""

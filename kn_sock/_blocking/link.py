@@ -1,0 +1,259 @@
+"""A blocking client's connection, on the reactor's thread, and the calls that threads wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from contextvars import copy_context
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kn_sock._blocking.future import CallFuture
+from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
+from kn_sock._calling.options import CallOptions
+from kn_sock._calling.pending import Again, PendingCall
+from kn_sock._client.credentials import CredentialsLike
+from kn_sock._client.failover import Dialler, OnConnected
+from kn_sock._client.queue import WaitingChannel
+from kn_sock._client.reconnector import Redialler
+from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
+from kn_sock.connection import RPCConnection
+from kn_sock.options import check_flag
+from kn_sock.protocol import RPCProtocol
+
+log = Logger()
+
+
+class BlockingCall(PendingCall, kw_only=True):
+    """A call whose outcome a thread waits for."""
+
+    outcome: Outcome
+
+    def succeed(self, result: Any) -> None:
+        self.outcome.succeed(result)
+
+    def fail(self, error: BaseException) -> None:
+        self.outcome.fail(error)
+
+
+class FutureCall(PendingCall, kw_only=True):
+    """A call whose outcome a `concurrent.futures.Future` gets."""
+
+    # The connection stays open for what the future waits for.
+    handle: Handle
+    future: CallFuture = None  # type: ignore[assignment]  # made below
+
+    def __post_init__(self) -> None:
+        self.future = CallFuture(self._give_up)
+
+    def _give_up(self) -> None:
+        self.handle.link.give_up(self)
+
+    def succeed(self, result: Any) -> None:
+        self._settle(self.future.set_result, result)
+
+    def fail(self, error: BaseException) -> None:
+        self._settle(self.future.set_exception, error)
+
+    def _settle(self, tell: Callable[[Any], object], outcome: Any) -> None:
+        try:
+            tell(outcome)
+        except InvalidStateError:
+            # It was cancelled.
+            return
+        except BaseException:
+            # A future itself logs what its callbacks raise, but for SystemExit and its like. This
+            # is not their thread to end, and other calls wait for what it does next.
+            log.failure("a callback of the future of {method} raised", method=self.method)
+        self.future.release()
+
+
+class Handle:
+    """Keeps a connection open while a client, one derived from it, or a future lives."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def __del__(self) -> None:
+        # Nothing here may wait: this can run on any thread, at any time; and Ctrl-C may have come
+        # before there was a link.
+        if hasattr(self, "link"):
+            self.link.release()
+
+
+class Link:
+    """A client's connection, on the reactor's thread; made anew when a call finds it lost.
+
+    Args:
+        thread: the reactor's thread.
+        endpoints: gives the endpoints for its reactor, in the order in which they are tried.
+        connect_timeout: seconds for each of them.
+        on_connected: as for `Dialler`.
+        queues: whether to try again, for as long as calls wait, when no connection can be made.
+            Otherwise an attempt that fails fails the calls that wait for it.
+        credentials: as for `Dialler`.
+        options: as for `ClientFactory`.
+
+    Reactor: its thread only, but for the methods that say otherwise.
+    """
+
+    def __init__(
+        self,
+        thread: ReactorThread,
+        endpoints: Callable[[Any], list[IStreamClientEndpoint]],
+        *,
+        connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
+        on_connected: OnConnected | None = None,
+        queue_while_disconnected: bool = False,
+        credentials: CredentialsLike | None = None,
+        **options: Any,
+    ) -> None:
+        check_flag("queue_while_disconnected", queue_while_disconnected)
+        self.thread = thread
+        self.queues = queue_while_disconnected
+        reactor = thread.reactor
+        self._factory = ClientFactory(
+            reactor, turn=thread.turn, on_exit=self._exit_asked, ended=self._ended, **options
+        )
+        self._dialler = Dialler(
+            endpoints(reactor), self._factory, connect_timeout, reactor, on_connected, credentials
+        )
+        self._redialler = Redialler(
+            self._dialler.dial,
+            reactor,
+            None,
+            is_wanted=self._is_wanted,
+            up=self._up,
+            gave_up=self._gave_up,
+            refused=lambda error: self.channel.fail_waiting(error),
+        )
+        self.call_options: CallOptions = self._factory.settings.call_options
+        self.intercepting = self._factory.settings.intercepting
+        # Those that are made with interceptors around them.
+        self._intercepted: dict[PendingCall, Deferred[Any]] = {}
+        self.channel = WaitingChannel(
+            self._factory.settings.writer,
+            reactor,
+            queues=True,
+            need_connection=self.connect_soon,
+            close=self._close_all,
+        )
+        self.is_closed = False
+
+    def connect(self) -> Deferred[None]:
+        """Connect for the first time; the Deferred fails with `ConnectFailed`."""
+        return self._dialler.dial().addCallback(self._up)
+
+    def connect_soon(self) -> None:
+        """Begin to connect, unless that is under way."""
+        self.thread.closables.add(self.channel)
+        self._redialler.begin()
+
+    def _is_wanted(self) -> bool:
+        return self.queues and self.channel.has_waiting
+
+    def _up(self, protocol: RPCProtocol) -> None:
+        if self.is_closed:
+            # Ctrl-C came while this was dialled, and nobody is there to cancel it.
+            protocol.close()
+            return
+        self.thread.closables.add(self.channel)
+        self.channel.opened(protocol)
+
+    def _gave_up(self, error: BaseException) -> None:
+        self.channel.fail_waiting(error)
+        self._close_no_more()
+
+    def _exit_asked(self, _: BaseException) -> None:
+        # A function that this client serves raised it. The reactor is not its own to stop.
+        self.channel.close()
+
+    def _ended(self, protocol: RPCProtocol) -> None:
+        self.channel.ended(protocol)
+        self._close_no_more()
+
+    def _close_no_more(self) -> None:
+        if not self.channel.is_connected and not self.channel.has_waiting:
+            self.thread.closables.discard(self.channel)
+
+    def _close_all(self) -> Deferred[None]:
+        self._redialler.stop()
+        self._close_no_more()
+        return self._factory.close()
+
+    def begin(self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions) -> None:
+        """Write a call here and now, and send it. Any thread but the reactor's.
+
+        Where there are interceptors, they come first, on the reactor's thread.
+
+        Args:
+            call: what to call, and what waits for the outcome.
+            args: arguments by position.
+            kwargs: arguments by name.
+            options: how the call is made; its time is the call's own.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        if self.intercepting is not None:
+            # What is current in this thread, the call that it serves, is so for the interceptors.
+            run = copy_context().run
+            self.thread.submit(run, self._begin_intercepted, call, args, kwargs, options)
+            return
+        call.call_id, line = self.channel.writer.write_call(
+            call.method,
+            args,
+            kwargs,
+            timeout=options.told(call.timeout),
+            traceparent=options.traceparent,
+        )
+        if options.idempotent:
+            call.again = Again(line)
+        self.thread.submit(self.channel.start, [call], line)
+
+    def verbs(self, options: CallOptions) -> RPCConnection:
+        """Give the verbs that have the interceptors around them. Reactor: its thread."""
+        return RPCConnection(self.channel, options, self.intercepting)
+
+    def _begin_intercepted(
+        self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions
+    ) -> None:
+        deferred = self.verbs(options).call(call.method, *args, **kwargs)
+        self._intercepted[call] = deferred
+        deferred.addBoth(self._end_intercepted, call)
+
+    def _end_intercepted(self, result: Any, call: PendingCall) -> None:
+        self._intercepted.pop(call, None)
+        if isinstance(result, Failure):
+            call.fail(cast(BaseException, result.value))
+        else:
+            call.succeed(result)
+
+    def give_up(self, call: PendingCall) -> None:
+        """Cancel a call, soon. Any thread."""
+        self.thread.submit(self._give_up, call)
+
+    def _give_up(self, call: PendingCall) -> None:
+        intercepted = self._intercepted.get(call)
+        if intercepted is not None:
+            intercepted.cancel()
+        else:
+            self.channel.cancel_call(call)
+
+    def close(self) -> None:
+        """Close the connection, and wait until it is closed. Any thread but the reactor's."""
+        if self.is_closed or self.thread.is_forked or self.thread.is_ending:
+            return
+        self.thread.check()
+        self.is_closed = True
+        self.thread.call(self.channel.close)
+
+    def release(self) -> None:
+        """Close without waiting. Any thread."""
+        if not self.is_closed and not self.thread.is_forked:
+            self.is_closed = True
+            self.thread.submit(self.channel.close)

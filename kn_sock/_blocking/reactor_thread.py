@@ -1,0 +1,305 @@
+"""The one background reactor of the process, for code that has none of its own.
+
+It is a private reactor: Twisted's global one is not touched, so that an application may run it, or
+never import it. It starts with the first use, in a daemon thread, and ends with the interpreter. A
+child process that was forked has its own: the parent's thread does not exist there, and its sockets
+belong to the parent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, Protocol, TypeVar, cast
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kn_sock._io.outbox import Turn
+from kn_sock.errors import ConnectionLost, ForkedError
+
+log = Logger()
+
+T = TypeVar("T")
+
+# Waits are sliced, so that a signal is seen on every platform, and the end of the thread too.
+_SLICE = 1.0
+
+# At the interpreter's end: what is written by then goes out within this.
+_STOP_SECONDS = 2.0
+
+
+class Closable(Protocol):
+    """Something that is closed before the reactor stops."""
+
+    def close(self) -> Deferred[None]:
+        """Write what waits, fail what is under way, and close."""
+
+
+class Outcome:
+    """Where a thread waits for what the reactor's thread tells it: a result or an error, once.
+
+    When the interpreter ends, nothing is told any more: who waits then is a daemon thread, which
+    would only have its traceback printed over the program's last output.
+    """
+
+    __slots__ = ("_error", "_lock", "_result", "_thread", "is_there")
+
+    def __init__(self, thread: ReactorThread) -> None:
+        self._thread = thread
+        # Only who has to wait makes one: of many calls at once, most have ended by then.
+        self._lock: threading.Lock | None = None
+        self._result: Any = None
+        self._error: BaseException | None = None
+        #: Whether it has been told.
+        self.is_there = False
+
+    def succeed(self, result: Any) -> None:
+        """Give the result."""
+        if not self.is_there:
+            self._result = result
+            self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Give the error."""
+        if not self.is_there and not self._thread.is_ending:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        # In this order, as `wait` does the opposite: one of the two sees what the other has set.
+        self.is_there = True
+        if self._lock is not None:
+            self._lock.release()
+
+    def wait(self) -> Any:
+        """Wait for it, on any thread but the reactor's.
+
+        Raises:
+            Whatever error it was.
+            ForkedError: this is a child of the process in which it was to be told.
+        """
+        lock = threading.Lock()
+        lock.acquire()
+        self._lock = lock
+        while not (self.is_there or lock.acquire(timeout=_SLICE)):
+            self._thread.check_process()
+            # At the interpreter's end daemon threads are left waiting; others run exit handlers.
+            is_left = self._thread.is_ending and threading.current_thread().daemon
+            if not self._thread.is_alive and not is_left:
+                raise ConnectionLost("the reactor's thread has ended")
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                # The traceback holds this frame, which holds the error: a cycle, otherwise.
+                self._error = None
+        return self._result
+
+
+def new_reactor() -> Any:
+    """Make a reactor that is not the global one, of the best kind that there is here."""
+    reactor: Any = None
+    for kind in ("epoll", "kqueue", "poll", "select"):
+        try:
+            module = importlib.import_module(f"twisted.internet.{kind}reactor")
+        except ImportError:
+            continue
+        name = {"epoll": "EPollReactor", "kqueue": "KQueueReactor"}.get(
+            kind, kind.title() + "Reactor"
+        )
+        reactor = getattr(module, name)()
+        break
+    # Which thread "the" I/O thread is, is one fact for the whole process; it is not ours to say.
+    reactor._registerAsIOThread = False
+    return reactor
+
+
+class ReactorThread:
+    """A reactor, running in a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self.reactor = new_reactor()
+        self.turn = Turn(self.reactor)
+        self.is_forked = False
+        self.is_ending = False
+        #: The connections that are open.
+        self.closables: set[Closable] = set()
+        self._submitted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_waking = False
+        self._outcomes: set[Outcome] = set()
+        # Thread.is_alive() of Python 3.12 and before takes a thread for ended that Ctrl-C found it
+        # asking about.
+        self._has_ended = False
+        self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_outcomes)
+        is_running = Outcome(self)
+        self.reactor.callWhenRunning(is_running.succeed, None)
+        self._thread = threading.Thread(target=self._run, name="kn_sock-reactor", daemon=True)
+        self._thread.start()
+        is_running.wait()
+        self._ident = self._thread.ident
+
+    def _run(self) -> None:
+        try:
+            self.reactor.run(installSignalHandlers=False)
+        finally:
+            self._has_ended = True
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return not self._has_ended
+
+    def check_process(self) -> None:
+        """Raise in a child that was forked since: there is no such thread.
+
+        Raises:
+            ForkedError: this is such a child.
+        """
+        if self.is_forked:
+            raise ForkedError(
+                "this was made before fork(); its connection belongs to the parent process. "
+                "Make a new one in the child"
+            )
+
+    def check(self) -> None:
+        """Raise where waiting for this thread would never end.
+
+        Raises:
+            RuntimeError: this is the reactor's thread itself.
+            ForkedError: the process was forked since.
+            ConnectionLost: the thread has ended, as it does with the interpreter.
+        """
+        # Asked here, too: the common case, without another call.
+        if self.is_forked:
+            self.check_process()
+        if self.is_ending or self._has_ended:
+            raise ConnectionLost("the reactor's thread has ended", maybe_executed=False)
+        if get_ident() == self._ident:
+            raise RuntimeError(
+                "a blocking call on the reactor's thread would wait for itself; "
+                "use current_call().connection or kn_sock.connect there, or remove @in_reactor"
+            )
+
+    def submit(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function on the reactor's thread, soon; many wake it once. Any thread."""
+        self._submitted.append((function, args))
+        if not self._is_waking:
+            try:
+                self._is_waking = True
+                self.reactor.callFromThread(self._run_submitted)
+            except BaseException:
+                # Ctrl-C came in between: nobody else would wake it any more.
+                self.reactor.callFromThread(self._run_submitted)
+                raise
+
+    def _run_submitted(self) -> None:
+        self._is_waking = False
+        submitted = self._submitted
+        self.turn.hold()
+        try:
+            for _ in range(len(submitted)):
+                function, args = submitted.popleft()
+                try:
+                    function(*args)
+                except Exception:
+                    log.failure("a submitted call failed")
+        finally:
+            self.turn.release()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function on the reactor's thread, and wait for its result, or its Deferred's.
+
+        Raises:
+            Whatever it raises, or its Deferred fails with.
+            RuntimeError: this is the reactor's thread.
+        """
+        self.check()
+        outcome = Outcome(self)
+
+        def start() -> None:
+            self._outcomes.add(outcome)
+            deferred = maybeDeferred(function, *args)
+            deferred.addCallbacks(
+                outcome.succeed, lambda failure: outcome.fail(_exception_of(failure))
+            )
+            deferred.addBoth(lambda _: self._outcomes.discard(outcome))
+            cancels.append(deferred.cancel)
+
+        cancels: list[Callable[[], object]] = []
+        self.submit(start)
+        try:
+            return outcome.wait()
+        except KeyboardInterrupt:
+            self.submit(lambda: [cancel() for cancel in cancels])
+            raise
+
+    def _fail_outcomes(self) -> None:
+        outcomes, self._outcomes = self._outcomes, set()
+        for outcome in outcomes:
+            outcome.fail(ConnectionLost("the reactor's thread is ending"))
+
+    def stop(self) -> None:
+        """Close what is open, stop the reactor, and wait a little for it. Idempotent.
+
+        Reactor: any thread but its own.
+        """
+        if self.is_forked or not self.is_alive:
+            return
+        self.submit(self._close_and_stop)
+        self._thread.join(_STOP_SECONDS)
+
+    def _close_and_stop(self) -> None:
+        closing = DeferredList([each.close() for each in list(self.closables)])
+        closing.addCallback(lambda _: self._stop_reactor())
+        # A peer that does not read is not waited for.
+        self.reactor.callLater(_STOP_SECONDS * 0.8, self._stop_reactor)
+
+    def _stop_reactor(self) -> None:
+        if self.reactor.running:
+            self.reactor.stop()
+
+
+def _exception_of(failure: Failure) -> BaseException:
+    return cast(BaseException, failure.value)
+
+
+_lock = threading.Lock()
+_running: ReactorThread | None = None
+# What fork() left over in a child. Kept, as closing its sockets and its poller is the parent's.
+_left_over: list[ReactorThread] = []
+
+
+def reactor_thread() -> ReactorThread:
+    """Give the background reactor of this process, starting it when it does not run. Any thread."""
+    global _running
+    with _lock:
+        if _running is None or not _running.is_alive:
+            _running = ReactorThread()
+        return _running
+
+
+def _after_fork_in_child() -> None:
+    global _running, _lock
+    _lock = threading.Lock()
+    if _running is not None:
+        _running.is_forked = True
+        _left_over.append(_running)
+        _running = None
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _running is not None:
+        _running.is_ending = True
+        _running.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

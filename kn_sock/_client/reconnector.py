@@ -1,0 +1,127 @@
+"""Connecting again: when, and after what pause.
+
+Twisted's ``ClientService`` is not used for it: it takes a connection for made before TLS is, tries
+one endpoint, and has nothing for a connection that is lost while it is being prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kn_sock.errors import LoginFailed
+from kn_sock.options import check_seconds
+from kn_sock.protocol import RPCProtocol
+
+log = Logger()
+
+#: From 0.1 s to 30 s, and up to a second more, by chance: clients that lost a server together
+#: should not come back together.
+default_policy = backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=1.6)
+
+
+class Redialler:
+    """Dials until there is a connection, for as long as one is wanted.
+
+    Args:
+        dial: one attempt.
+        clock: the reactor.
+        policy: the number of attempts that failed, to the seconds before the next.
+        is_wanted: whether to try again after an attempt that failed.
+        up: told of each connection that is made.
+        gave_up: told of an attempt that failed, and was the last.
+        refused: told of each login that was refused: another try may fare as badly.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Deferred[RPCProtocol]],
+        clock: IReactorTime,
+        policy: Callable[[int], float] | None,
+        *,
+        is_wanted: Callable[[], bool],
+        up: Callable[[RPCProtocol], object],
+        gave_up: Callable[[BaseException], object],
+        refused: Callable[[BaseException], object],
+    ) -> None:
+        if policy is not None and not callable(policy):
+            raise TypeError(f"retry_policy must be a function, not {policy!r}")
+        self._dial = dial
+        self._clock = clock
+        self._policy = policy or default_policy
+        self._is_wanted = is_wanted
+        self._up = up
+        self._gave_up = gave_up
+        self._refused = refused
+        self._failures = 0
+        self._timer: IDelayedCall | None = None
+        self._dialling: Deferred[RPCProtocol] | None = None
+
+    def begin(self) -> None:
+        """Dial, unless that is under way, or due after a pause."""
+        if self._dialling is None and self._timer is None:
+            self._begin()
+
+    def begin_later(self) -> None:
+        """Dial after a pause, unless that is under way or due already."""
+        if self._dialling is None and self._timer is None:
+            self._pause()
+
+    def stop(self) -> None:
+        """Give up what is under way or due."""
+        self._failures = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        dialling, self._dialling = self._dialling, None
+        if dialling is not None:
+            dialling.cancel()
+
+    def _pause(self) -> float:
+        self._failures += 1
+        try:
+            delay = self._policy(self._failures)
+            check_seconds("the pause", delay)
+            delay = float(delay)
+        except Exception:
+            log.failure("retry_policy failed; the pause is that without one")
+            delay = default_policy(self._failures)
+        self._timer = self._clock.callLater(delay, self._go_on)
+        return delay
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if self._is_wanted():
+            self._begin()
+
+    def _begin(self) -> None:
+        dialling = self._dialling = self._dial()
+        dialling.addCallbacks(self._succeeded, self._failed, (dialling,), {}, (dialling,))
+
+    def _succeeded(self, protocol: RPCProtocol, dialling: Deferred[RPCProtocol]) -> None:
+        if self._dialling is not dialling:
+            # An endpoint that cannot be cancelled has connected after all.
+            protocol.abort()
+            return
+        self._dialling = None
+        self._failures = 0
+        self._up(protocol)
+
+    def _failed(self, failure: Failure, dialling: Deferred[RPCProtocol]) -> None:
+        if self._dialling is not dialling or failure.check(CancelledError):
+            return
+        self._dialling = None
+        if isinstance(failure.value, LoginFailed):
+            self._refused(failure.value)
+        if not self._is_wanted():
+            self._gave_up(failure.value)  # type: ignore[arg-type]  # it is an exception
+            return
+        delay = self._pause()
+        log.warn(
+            "{problem}; trying again in {delay:.1f} s", problem=str(failure.value), delay=delay
+        )

@@ -1,0 +1,1 @@
+"""Functions of the application around each call."""

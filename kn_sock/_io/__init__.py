@@ -1,0 +1,1 @@
+"""Between a transport and the wire: reading, writing, timers."""

@@ -1,0 +1,222 @@
+"""The one way that bytes leave: gathered over a reactor turn, written once per connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from kn_sock._wire.codec import Success, encode_plain
+
+log = Logger()
+
+# What is as large as this is worth a write of its own.
+_LARGE_BYTES = 16 * 1024
+
+# So many other connections were read since this one was: replies wait for the turn's end.
+_MANY = 8
+
+# In seconds: no other connection's requests are handled before what has waited for so long.
+_LONGEST_WAIT = 0.001
+
+
+class Outbox:
+    """Lines that wait to be written to one transport.
+
+    Args:
+        write: the transport's ``write``.
+        turn: what decides when.
+        is_prompt: whether replies to what was read never wait for other connections. With TLS the
+            peer's goodbye may be in the piece that has its request, and nothing is sent after it.
+    """
+
+    __slots__ = (
+        "_is_held",
+        "_lines",
+        "_turn",
+        "_write",
+        "_written",
+        "is_prompt",
+        "read",
+        "replies",
+        "written_bytes",
+    )
+
+    def __init__(
+        self, write: Callable[[bytes], object], turn: Turn, *, is_prompt: bool = False
+    ) -> None:
+        self._write = write
+        self._turn = turn
+        self.is_prompt = is_prompt
+        self._lines: list[bytes] = []
+        #: Plain replies, which are encoded all at once; `begin` comes before the first of them.
+        self.replies: list[Success] = []
+        self._written = 0
+        #: How many bytes went to the transport.
+        self.written_bytes = 0
+        #: How many reads there had been, of all connections, when this was last read.
+        self.read = turn.reads
+        self._is_held = False
+
+    def put(self, line: bytes) -> int:
+        """Add a line, and return its number, by which it can be withdrawn until it is written."""
+        lines = self._lines
+        if self.replies:
+            self._encode_replies()
+        elif not lines:
+            self._turn.add(self)
+        lines.append(line)
+        number = self._written + len(lines) - 1
+        if len(line) > _LARGE_BYTES:
+            # Not gathered any further: the transport has to be able to say that it is too much.
+            self.flush()
+        return number
+
+    def begin(self) -> None:
+        """Have it written when the turn ends: the first of its replies is about to be appended."""
+        if not self._lines:
+            self._turn.add(self)
+
+    def is_waiting(self, number: int) -> bool:
+        """Tell whether a line has not been written."""
+        return number >= self._written
+
+    def withdraw(self, number: int) -> bool:
+        """Take a line back; ``False`` when it has been written."""
+        return self.take_back(number) is not None
+
+    def take_back(self, number: int) -> bytes | None:
+        """Take a line back, and give it; ``None`` when it has been written."""
+        place = number - self._written
+        if place < 0:
+            return None
+        line, self._lines[place] = self._lines[place], b""
+        return line
+
+    def hold(self) -> None:
+        """Write nothing until `release`: the transport is not ready."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Write what waits when the turn ends, and what comes from now on."""
+        self._is_held = False
+        if self._lines or self.replies:
+            self._turn.add(self)
+
+    def flush(self) -> None:
+        """Write what waits, in one piece."""
+        if self._is_held:
+            return
+        lines = self._lines
+        if not lines:
+            # Nothing but replies: the common case, without another call.
+            if not self.replies:
+                return
+            data = encode_plain(self.replies)
+            self.replies.clear()
+        else:
+            if self.replies:
+                self._encode_replies()
+            self._lines = []
+            self._written += len(lines)
+            data = lines[0] if len(lines) == 1 else b"".join(lines)
+        self.written_bytes += len(data)
+        self._write(data)
+
+    def _encode_replies(self) -> None:
+        self._lines.append(encode_plain(self.replies))
+        self.replies.clear()
+
+    def close(self) -> None:
+        """Write nothing any more: the transport is gone."""
+        self._write = _drop
+
+
+def _drop(_: bytes) -> None:
+    pass
+
+
+class Turn:
+    """Writes all that was put into outboxes during one reactor turn, when it ends.
+
+    While it is held, nothing is written until it is released; what is put in at any other time is
+    written before the reactor next waits.
+
+    Where few connections are read in turns, the replies of each leave as soon as they are there.
+    Where many are, those of one turn leave together: the peers that they wake have then sent more
+    by the time of the next turn, and the work of a turn is shared by more of them.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._waiting: list[Outbox] = []
+        self._holds = 0
+        self._timer: IDelayedCall | None = None
+        #: How many reads there were, of all connections.
+        self.reads = 0
+        # When that was handled whose replies wait for the turn's end.
+        self._since = 0.0
+
+    def add(self, outbox: Outbox) -> None:
+        """Remember an outbox that has something to write."""
+        self._waiting.append(outbox)
+        if not self._holds and self._timer is None:
+            self._timer = self._clock.callLater(0, self._end)
+
+    def hold(self) -> None:
+        """Begin to gather; each hold needs its release."""
+        self._holds += 1
+
+    def release(self) -> None:
+        """Write what was gathered, when this was the outermost hold."""
+        self._holds -= 1
+        if not self._holds and self._waiting:
+            self.flush()
+
+    def begin_read(self, now: float) -> None:
+        """Begin to gather what is written while something that was read is handled.
+
+        Args:
+            now: the time, in the reactor's seconds.
+        """
+        # The clock may have been set back.
+        if self._timer is not None and not 0 <= now - self._since <= _LONGEST_WAIT:
+            self.flush()
+        self._holds += 1
+
+    def end_read(self, reader: Outbox, now: float) -> None:
+        """Write what was gathered, or let it wait for the turn's end.
+
+        Args:
+            reader: the outbox of the connection that was read.
+            now: what `begin_read` was told.
+        """
+        self._holds -= 1
+        self.reads = reads = self.reads + 1
+        is_one_of_many = reads - reader.read > _MANY and not reader.is_prompt
+        reader.read = reads
+        if self._holds or not self._waiting:
+            return
+        if not is_one_of_many:
+            self.flush()
+        elif self._timer is None:
+            self._since = now
+            self._timer = self._clock.callLater(0, self._end)
+
+    def _end(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what has been gathered so far."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting, self._waiting = self._waiting, []
+        for outbox in waiting:
+            try:
+                outbox.flush()
+            except Exception:
+                # One transport's trouble is not the others'.
+                log.failure("writing to a connection failed")

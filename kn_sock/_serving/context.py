@@ -1,0 +1,113 @@
+"""What a server keeps of a call while it is served, and which call that is: for each context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+from weakref import ReferenceType
+
+from msgspec import UNSET, Struct
+
+from kn_sock._wire.session import Request
+from kn_sock.errors import CallTimeout
+
+current: ContextVar[Served] = ContextVar("kn_sock.current_call")
+
+
+class Served(Struct, eq=False, gc=False):
+    """One call while it is served. What methods see of it is a `Call`.
+
+    The garbage collector does not look at it: it is all that there is of a call that waits for a
+    thread, of which there may be thousands. So it must lead to nothing that could lead back to it:
+    to the function and its arguments until they are run or refused, and no longer; to what a
+    thread made of them until that is delivered; and only weakly to the connection.
+    """
+
+    # To the protocol.
+    connection: ReferenceType[Any]
+    # What came for it; where that was common, it is made when it is asked for: see `request`.
+    asked: Request | None
+    method: str
+    # The id by which it is found among those that are under way; None where it is found by itself.
+    key: Any = None
+    # When a common one was read; None where it has ended by the end of that read.
+    since: float | None = None
+    # Whether nothing but its result is needed to answer it: see `_common`.
+    is_common: bool = False
+    # Whether a thread has it, or is to have it.
+    is_in_thread: bool = False
+    # What a thread is to run.
+    function: Callable[..., Any] | None = None
+    args: Sequence[Any] | None = None
+    kwargs: Mapping[str, Any] | None = None
+    # What came of that.
+    result: Any = None
+    error: BaseException | None = None
+    cancelled: bool = False
+    # Whether its caller has been told something already: that it took too long.
+    is_answered: bool = False
+    # Whether the method has ended. What it left running has time of its own.
+    is_over: bool = False
+    # To the `Call` that a method has asked for.
+    shown: ReferenceType[Any] | None = None
+
+    @property
+    def request(self) -> Request:
+        """What came. Of a common request nobody asks for it, but to refuse or to report it."""
+        asked = self.asked
+        if asked is None:
+            asked = Request(self.key, self.method, UNSET, UNSET, "2.0", True, None, self.since)
+            self.asked = asked
+        return asked
+
+    def forget_function(self) -> None:
+        """Let go of the function and its arguments, which lead anywhere."""
+        self.function = self.args = self.kwargs = None
+
+    def _run(self) -> None:
+        """Run the function, on a thread."""
+        function, args, kwargs = self.function, self.args, self.kwargs
+        self.function = self.args = self.kwargs = None
+        token = current.set(self)
+        try:
+            if kwargs:
+                self.result = function(*args, **kwargs)  # type: ignore[misc]  # set by who submits it
+            else:
+                self.result = function(*args)  # type: ignore[misc]  # likewise
+        except BaseException as error:
+            # All of them: SystemExit too is the reactor's to act on, not this thread's.
+            self.error = error
+        current.reset(token)
+
+
+def time_left(timeout: float | None) -> float | None:
+    """Bound the time of a call that is made here by that of the call that is served here, if any.
+
+    What a method began, and left running when it ended, is bound by it no more.
+
+    Raises:
+        CallTimeout: the time for the call that is served has passed.
+
+    Reactor: any thread.
+    """
+    served = current.get(None)
+    if served is None or served.is_over or served.asked is None:
+        return timeout
+    deadline, protocol = served.asked.deadline, served.connection()
+    if deadline is None or protocol is None:
+        return timeout
+    remaining: float = deadline - protocol.reactor.seconds()
+    if remaining <= 0:
+        text = f"the time for {served.method}, in which this call is made, has passed"
+        raise CallTimeout(text, maybe_executed=False)
+    return remaining if timeout is None else min(timeout, remaining)
+
+
+def run_as(served: Served, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a function so that `current_call` gives this call in it."""
+    token = current.set(served)
+    try:
+        return function(*args, **kwargs) if kwargs else function(*args)
+    finally:
+        current.reset(token)

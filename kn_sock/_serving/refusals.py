@@ -1,0 +1,34 @@
+"""What a caller is told where its method was not run, or not to its end."""
+
+from __future__ import annotations
+
+from kn_sock._display import shown
+from kn_sock.errors import ErrorCode, InternalError, MethodNotFound, RPCError
+
+
+def not_found(method: str) -> RPCError:
+    """Say that there is no such method."""
+    return MethodNotFound(f"Method '{shown(method)}' not found")
+
+
+def too_late(*, maybe_executed: bool) -> RPCError:
+    """Say that the time for the call has passed."""
+    fate = "it had been begun" if maybe_executed else "it was not run"
+    return RPCError(
+        ErrorCode.DEADLINE_PASSED,
+        f"the time for the call has passed; {fate}",
+        {"maybe_executed": maybe_executed},
+    )
+
+
+def deferred_in_thread(method: str) -> RPCError:
+    """Say that a method returned a Deferred where none may be used."""
+    return InternalError(
+        f"{method} returned a Deferred from a worker thread; "
+        "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
+    )
+
+
+def no_thread(problem: BaseException) -> RPCError:
+    """Say that no thread can be started."""
+    return InternalError(f"no thread can be had: {problem}")

@@ -1,0 +1,142 @@
+"""Where methods run, and what is told of their errors: shared by the connections of one factory."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from kn_sock._io.outbox import Turn
+from kn_sock._observe.reports import Reports, traceback_of
+from kn_sock._serving.context import Served
+from kn_sock._serving.threads import Finished, Job, Lane, Submits, WorkerPool
+from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
+from kn_sock.methods.table import Method
+from kn_sock.options import ServerOptions
+
+log = Logger()
+
+_ASKS_TO_EXIT: Final = (SystemExit, KeyboardInterrupt)
+
+CANCELLED: Final = RPCError(ErrorCode.CANCELLED, "the call was cancelled")
+
+
+class Runner:
+    """The methods of one factory, and the threads that some of them run in.
+
+    Args:
+        methods: by name; ``rpc.ping`` and ``rpc.discover`` among them.
+        options: how calls are treated.
+        turn: gathers what is written while finished calls are delivered.
+        call_from_thread: the reactor's.
+        on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
+            that a method raised: it asks for the end of the process, and is no answer to the
+            caller.
+        reports: where the connections report.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        options: ServerOptions,
+        turn: Turn,
+        call_from_thread: Callable[..., object],
+        on_exit: Callable[[BaseException], object],
+        reports: Reports | None = None,
+    ) -> None:
+        self.reports = reports or Reports()
+        self.methods = dict(methods)
+        self.options = options
+        self._on_exit = on_exit
+        self.uses_threads = options.executor is not None or options.threads > 0
+        self._turn = turn
+        self._finished = Finished(call_from_thread, self._deliver)
+        self._executor: Submits | None = options.executor
+        #: The threads, once there has been need of them, and no executor of the caller's own.
+        self.pool: WorkerPool | None = None
+
+    def new_lane(self, done: Callable[[], object]) -> Lane:
+        """Make the place of one connection among those that wait for threads."""
+        return Lane(self._finished, done)
+
+    def submit(self, job: Job, lane: Lane) -> None:
+        """Run a job on a worker thread.
+
+        Raises:
+            RuntimeError: no thread can be had.
+        """
+        if self.pool is not None:
+            self.pool.submit(job, lane)
+        elif self._executor is None:
+            self.pool = WorkerPool(self.options.threads)
+            self.pool.submit(job, lane)
+        else:
+            # It has an order of its own; of one connection's jobs, the first comes first.
+            lane.waiting.append(job)
+            try:
+                self._executor.submit(lane.run_next)
+            except Exception as problem:
+                # Where it is not there to be taken back, it was run in place of one that was.
+                if lane.withdraw(job):
+                    text = str(problem) or type(problem).__name__
+                    raise RuntimeError(text) from problem
+
+    def _deliver(self, lanes: deque[Lane]) -> None:
+        self._turn.hold()
+        try:
+            # Those that end meanwhile wake the reactor anew, so that others have their turn.
+            for _ in range(len(lanes)):
+                lanes.popleft().deliver()
+        finally:
+            self._turn.release()
+
+    def stop(self) -> None:
+        """Let the threads end; a later call starts new ones."""
+        if self.pool is not None:
+            self.pool.stop()
+            self.pool = None
+
+    # --- errors --------------------------------------------------------------------------------
+
+    def error_of(self, call: Served, exception: BaseException) -> RPCError | None:
+        """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
+        if isinstance(exception, _ASKS_TO_EXIT):
+            log.critical(
+                "{method} raised {kind}: stopping",
+                method=call.method,
+                kind=type(exception).__name__,
+            )
+            self._on_exit(exception)
+            return None
+        if call.cancelled and isinstance(exception, CancelledError):
+            return CANCELLED
+        if isinstance(exception, RPCError):
+            return exception
+        error = describe_exception(exception)
+        options = self.options
+        if not options.expose_errors:
+            # The log has the same reference, and with it what is kept from the caller.
+            reference = uuid.uuid4().hex[:12]
+            text = f"internal error (reference {reference})"
+            return InternalError(text, {"reference": reference})
+        hint = _asyncio_hint(exception, str(error))
+        if hint:
+            return InternalError(f"{call.method}: {error}; {hint}")
+        if options.share_tracebacks:
+            error.data["traceback"] = traceback_of(exception)
+        return error
+
+
+def _asyncio_hint(exception: BaseException, text: str) -> str:
+    if isinstance(exception, RuntimeError) and (
+        "no running event loop" in text or "await wasn't used with future" in text
+    ):
+        return (
+            "code that needs asyncio's event loop runs under Twisted's asyncio reactor "
+            "(twistd --reactor=asyncio), wrapped in Deferred.fromFuture(asyncio.ensure_future(…))"
+        )
+    return ""

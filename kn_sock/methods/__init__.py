@@ -1,0 +1,13 @@
+"""The methods that a server offers: tables of functions, and where each function runs."""
+
+from __future__ import annotations
+
+from kn_sock.methods.table import (
+    Functions,
+    Method,
+    MethodTable,
+    in_reactor,
+    in_thread,
+)
+
+__all__ = ["Functions", "Method", "MethodTable", "in_reactor", "in_thread"]

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from kn_sock._io.outbox import Outbox, Turn
+
+
+class FakeTransport:
+    """Keeps what was written, piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.on_write: Callable[[], object] = lambda: None
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+        self.on_write()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def turn(clock: Clock) -> Turn:
+    return Turn(clock)
+
+
+@pytest.fixture
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+@pytest.fixture
+def outbox(transport: FakeTransport, turn: Turn) -> Outbox:
+    return Outbox(transport.write, turn)
+
+
+def test_writes_at_the_end_of_the_turn(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    outbox.put(b"one\n")
+    assert transport.pieces == []
+    clock.advance(0)
+    assert transport.pieces == [b"one\n"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_writes_what_one_turn_gathered_in_one_piece(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    for line in (b"one\n", b"two\n", b"three\n"):
+        outbox.put(line)
+    assert len(clock.getDelayedCalls()) == 1
+    clock.advance(0)
+    assert transport.pieces == [b"one\ntwo\nthree\n"]
+
+
+def test_writes_again_in_a_later_turn(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    outbox.put(b"one\n")
+    clock.advance(0)
+    outbox.put(b"two\n")
+    clock.advance(0)
+    assert transport.pieces == [b"one\n", b"two\n"]
+
+
+def test_writes_once_to_each_of_several(clock: Clock, turn: Turn) -> None:
+    transports = [FakeTransport() for _ in range(3)]
+    outboxes = [Outbox(transport.write, turn) for transport in transports]
+    for outbox in [*outboxes, *outboxes]:
+        outbox.put(b"x\n")
+    assert len(clock.getDelayedCalls()) == 1
+    clock.advance(0)
+    assert [transport.pieces for transport in transports] == [[b"x\nx\n"]] * 3
+
+
+def test_a_held_turn_writes_when_it_is_released(
+    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+) -> None:
+    turn.hold()
+    outbox.put(b"one\n")
+    outbox.put(b"two\n")
+    assert clock.getDelayedCalls() == []
+    assert transport.pieces == []
+    turn.release()
+    assert transport.pieces == [b"one\ntwo\n"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_only_the_outermost_release_writes(
+    outbox: Outbox, transport: FakeTransport, turn: Turn
+) -> None:
+    turn.hold()
+    turn.hold()
+    outbox.put(b"one\n")
+    turn.release()
+    assert transport.pieces == []
+    turn.release()
+    assert transport.pieces == [b"one\n"]
+
+
+def test_a_release_writes_what_was_put_before_the_hold(
+    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+) -> None:
+    outbox.put(b"one\n")
+    turn.hold()
+    outbox.put(b"two\n")
+    turn.release()
+    assert transport.pieces == [b"one\ntwo\n"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_release_of_nothing_writes_nothing(
+    transport: FakeTransport, turn: Turn, clock: Clock
+) -> None:
+    turn.hold()
+    turn.release()
+    turn.flush()
+    assert transport.pieces == []
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_flush_writes_at_once_and_only_once(
+    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+) -> None:
+    outbox.put(b"one\n")
+    turn.flush()
+    turn.flush()
+    outbox.flush()
+    assert transport.pieces == [b"one\n"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_an_outbox_can_be_flushed_alone(
+    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+) -> None:
+    other_transport = FakeTransport()
+    other = Outbox(other_transport.write, turn)
+    outbox.put(b"one\n")
+    other.put(b"x\n")
+    outbox.flush()
+    assert (transport.pieces, other_transport.pieces) == ([b"one\n"], [])
+    outbox.put(b"two\n")
+    clock.advance(0)
+    assert (transport.pieces, other_transport.pieces) == ([b"one\n", b"two\n"], [b"x\n"])
+
+
+def test_what_a_write_puts_in_is_written_too(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    def put_more() -> None:
+        if len(transport.pieces) == 1:
+            outbox.put(b"two\n")
+
+    transport.on_write = put_more
+    outbox.put(b"one\n")
+    clock.advance(0)
+    clock.advance(0)
+    assert transport.pieces == [b"one\n", b"two\n"]
+
+
+def test_one_transport_that_fails_does_not_silence_the_others(
+    turn: Turn, clock: Clock, logged_errors: Any
+) -> None:
+    def fail(data: bytes) -> None:
+        raise OSError("gone")
+
+    good = FakeTransport()
+    bad_box, good_box = Outbox(fail, turn), Outbox(good.write, turn)
+    bad_box.put(b"x\n")
+    good_box.put(b"one\n")
+    clock.advance(0)
+    good_box.put(b"two\n")
+    clock.advance(0)
+    assert b"".join(good.pieces) == b"one\ntwo\n"
+    assert len(logged_errors.claim()) == 1
+
+
+# --- taking lines back ----------------------------------------------------------------------------
+
+
+def test_takes_a_line_back_that_waits(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    outbox.put(b"one\n")
+    number = outbox.put(b"two\n")
+    outbox.put(b"three\n")
+    assert outbox.withdraw(number)
+    clock.advance(0)
+    assert transport.pieces == [b"one\nthree\n"]
+
+
+def test_takes_no_line_back_that_was_written(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    number = outbox.put(b"one\n")
+    clock.advance(0)
+    later = outbox.put(b"two\n")
+    assert not outbox.withdraw(number)
+    assert outbox.withdraw(later)
+    clock.advance(0)
+    assert b"".join(transport.pieces) == b"one\n"
+
+
+def test_tells_which_lines_wait(outbox: Outbox, clock: Clock) -> None:
+    numbers = [outbox.put(b"x\n") for _ in range(3)]
+    assert len(set(numbers)) == 3
+    assert all(map(outbox.is_waiting, numbers))
+    clock.advance(0)
+    assert not any(map(outbox.is_waiting, numbers))
+    assert outbox.is_waiting(outbox.put(b"y\n"))
+
+
+def test_numbers_stay_right_when_a_write_puts_in_more(
+    outbox: Outbox, transport: FakeTransport, clock: Clock
+) -> None:
+    numbers: list[int] = []
+
+    def put_more() -> None:
+        if not numbers:
+            numbers.append(outbox.put(b"two\n"))
+
+    transport.on_write = put_more
+    first = outbox.put(b"one\n")
+    clock.advance(0)
+    assert numbers == [first + 1]
+
+
+# --- replies to what several connections sent -----------------------------------------------------
+
+
+class Connections:
+    """Connections that are read in turns, and answer each read with a line."""
+
+    def __init__(self, count: int, turn: Turn, clock: Clock) -> None:
+        self.transports = [FakeTransport() for _ in range(count)]
+        self._outboxes = [Outbox(transport.write, turn) for transport in self.transports]
+        self._turn = turn
+        self._clock = clock
+
+    def read(self, number: int, *, takes: float = 0.0) -> None:
+        now = self._clock.seconds()
+        self._turn.begin_read(now)
+        # The time passes without the reactor.
+        self._clock.rightNow += takes
+        self._outboxes[number].put(b"%d\n" % number)
+        self._turn.end_read(self._outboxes[number], now)
+
+    def read_all(self) -> None:
+        for number in range(len(self.transports)):
+            self.read(number)
+
+    @property
+    def written(self) -> list[int]:
+        """How often each was written to."""
+        return [len(transport.pieces) for transport in self.transports]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_replies_of_few_connections_leave_at_once(count: int, turn: Turn, clock: Clock) -> None:
+    few = Connections(count, turn, clock)
+    for number in range(3):
+        few.read_all()
+        assert few.written == [number + 1] * count
+    assert clock.getDelayedCalls() == []
+
+
+def test_replies_of_many_connections_leave_together_when_the_turn_ends(
+    turn: Turn, clock: Clock
+) -> None:
+    many = Connections(50, turn, clock)
+    for number in range(3):
+        many.read_all()
+        clock.advance(0)
+        before = many.written
+        assert before == [number + 1] * 50
+        assert clock.getDelayedCalls() == []
+    many.read_all()
+    assert many.written == before
+
+
+def test_one_of_many_that_is_read_again_is_answered_at_once(turn: Turn, clock: Clock) -> None:
+    many = Connections(50, turn, clock)
+    many.read_all()
+    clock.advance(0)
+    many.read(49)
+    assert many.written[49] == 2
+    many.read(3)
+    assert many.written[3] == 1
+    many.read(3)
+    assert many.written[3] == 2
+
+
+def test_replies_do_not_wait_for_the_slow_requests_of_many_others(turn: Turn, clock: Clock) -> None:
+    many = Connections(50, turn, clock)
+    many.read_all()
+    clock.advance(0)
+    many.read(1)
+    many.read(2, takes=0.01)
+    assert many.written[1] == 1
+    # No later than when the next is read.
+    many.read(3)
+    assert many.written[1:4] == [2, 2, 1]
+    clock.advance(0)
+    assert many.written[3] == 2
+    assert clock.getDelayedCalls() == []

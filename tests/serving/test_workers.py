@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from queue import SimpleQueue
+
+import pytest
+
+from kn_sock._serving.threads import Finished, Lane, WorkerPool
+
+# Long enough for any machine; nothing waits for it unless it fails.
+PATIENCE = 20.0
+
+
+class FakeReactor:
+    """Takes what is to run on its thread, and runs it when told to."""
+
+    def __init__(self) -> None:
+        self.wanted: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    def call_from_thread(self, function: Callable[[], object]) -> None:
+        self.wanted.put(function)
+
+    def turn(self) -> None:
+        self.wanted.get(timeout=PATIENCE)()
+
+
+class Gate:
+    """A function that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self) -> None:
+        self.entered.set()
+        assert self.opened.wait(PATIENCE)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def make_pool() -> Iterator[Callable[[int], WorkerPool]]:
+    pools = []
+
+    def make(threads: int) -> WorkerPool:
+        pools.append(WorkerPool(threads))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.stop()
+
+
+@pytest.fixture
+def reactor() -> FakeReactor:
+    return FakeReactor()
+
+
+class Task:
+    """A job, as calls are."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+
+    def _run(self) -> None:
+        self._function()
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def finished(reactor: FakeReactor) -> Finished:
+    def deliver(lanes: deque[Lane]) -> None:
+        for _ in range(len(lanes)):
+            lanes.popleft().deliver()
+
+    return Finished(reactor.call_from_thread, deliver)
+
+
+@pytest.fixture
+def delivered() -> list[Task]:
+    return []
+
+
+@pytest.fixture
+def make_lane(finished: Finished, delivered: list[Task]) -> Callable[[], Lane]:
+    def make() -> Lane:
+        def done() -> None:
+            while made.ended:
+                delivered.append(made.ended.popleft())
+
+        made = Lane(finished, done)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def lane(make_lane: Callable[[], Lane]) -> Lane:
+    return make_lane()
+
+
+def put(lane: Lane, function: Callable[[], object] = nothing) -> Task:
+    task = Task(function)
+    lane.waiting.append(task)
+    return task
+
+
+# --- a lane ---------------------------------------------------------------------------------------
+
+
+def test_a_job_runs_once_and_is_delivered(
+    lane: Lane, reactor: FakeReactor, delivered: list[Task]
+) -> None:
+    ran: list[int] = []
+    task = put(lane, lambda: ran.append(1))
+    lane.run_next()
+    lane.run_next()
+    assert ran == [1]
+    assert delivered == []
+    reactor.turn()
+    assert delivered == [task]
+
+
+def test_the_job_that_waited_longest_is_run_first(lane: Lane) -> None:
+    ran: list[int] = []
+    for number in range(3):
+        put(lane, partial(ran.append, number))
+    lane.run_next()
+    lane.run_next()
+    assert ran == [0, 1]
+
+
+def test_a_withdrawn_job_never_runs(lane: Lane, reactor: FakeReactor) -> None:
+    task = put(lane, lambda: pytest.fail("it ran"))
+    assert lane.withdraw(task)
+    assert not lane.withdraw(task)
+    lane.run_next()
+    assert reactor.wanted.empty()
+
+
+def test_a_withdrawn_job_leaves_the_others_their_order(lane: Lane) -> None:
+    ran: list[int] = []
+    tasks = [put(lane, partial(ran.append, number)) for number in range(3)]
+    assert lane.withdraw(tasks[1])
+    for _ in range(3):
+        lane.run_next()
+    assert ran == [0, 2]
+
+
+def test_a_job_that_runs_cannot_be_withdrawn(lane: Lane, gate: Gate) -> None:
+    task = put(lane, gate)
+    thread = threading.Thread(target=lane.run_next)
+    thread.start()
+    assert gate.entered.wait(PATIENCE)
+    assert not lane.withdraw(task)
+    gate.opened.set()
+    thread.join(PATIENCE)
+    assert not lane.withdraw(task)
+
+
+def test_a_job_is_either_run_or_withdrawn(lane: Lane) -> None:
+    ran: list[int] = []
+    tasks = [put(lane, partial(ran.append, index)) for index in range(2000)]
+    start = threading.Barrier(2)
+
+    def run_all() -> None:
+        start.wait(PATIENCE)
+        for _ in tasks:
+            lane.run_next()
+
+    thread = threading.Thread(target=run_all)
+    thread.start()
+    start.wait(PATIENCE)
+    # From the end, where the other thread comes last.
+    withdrawn = [index for index in reversed(range(2000)) if lane.withdraw(tasks[index])]
+    thread.join(PATIENCE)
+    assert sorted(ran + withdrawn) == list(range(len(tasks)))
+
+
+# --- the way back to the reactor ------------------------------------------------------------------
+
+
+def test_many_finished_jobs_wake_the_reactor_once(
+    make_lane: Callable[[], Lane], reactor: FakeReactor, delivered: list[Task]
+) -> None:
+    first, second = make_lane(), make_lane()
+    tasks = [put(lane) for lane in (first, second) for _ in range(50)]
+    for lane in (first, second):
+        for _ in range(50):
+            lane.run_next()
+    reactor.turn()
+    assert delivered == tasks
+    assert reactor.wanted.empty()
+
+
+def test_a_job_that_finishes_after_a_delivery_wakes_the_reactor_again(
+    lane: Lane, reactor: FakeReactor, delivered: list[Task]
+) -> None:
+    first, second = put(lane), put(lane)
+    lane.run_next()
+    reactor.turn()
+    assert delivered == [first]
+    lane.run_next()
+    reactor.turn()
+    assert delivered == [first, second]
+
+
+def test_a_job_that_finishes_during_a_delivery_wakes_the_reactor_again(
+    finished: Finished, reactor: FakeReactor
+) -> None:
+    order: list[Task] = []
+
+    def done() -> None:
+        for _ in range(len(only.ended)):
+            order.append(only.ended.popleft())
+        if len(order) == 1:
+            only.run_next()
+
+    only = Lane(finished, done)
+    first, second = put(only), put(only)
+    only.run_next()
+    reactor.turn()
+    assert order == [first]
+    reactor.turn()
+    assert order == [first, second]
+
+
+def test_nothing_finished_in_any_thread_is_forgotten(
+    make_lane: Callable[[], Lane], reactor: FakeReactor, delivered: list[Task]
+) -> None:
+    def run() -> None:
+        for number in range(500):
+            lanes[number % 2].run_next()
+
+    lanes = [make_lane(), make_lane()]
+    for number in range(2000):
+        put(lanes[number % 2])
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(delivered) < 2000:
+        reactor.turn()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(set(delivered)) == 2000
+
+
+# --- the pool -------------------------------------------------------------------------------------
+
+
+def test_runs_what_is_submitted_in_order(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    results: SimpleQueue[int] = SimpleQueue()
+    pool = make_pool(1)
+    for index in range(100):
+        pool.submit(Task(partial(results.put, index)), lane)
+    assert [results.get(timeout=PATIENCE) for _ in range(100)] == list(range(100))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_runs_as_many_at_once_as_it_has_threads(
+    threads: int, make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    # None of them can end before all have begun: a pool that starts a thread too few is stuck.
+    for _ in range(20):
+        pool = make_pool(threads)
+        meeting = threading.Barrier(threads + 1)
+
+        def meet(meeting: threading.Barrier = meeting) -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(PATIENCE)
+
+        for _ in range(threads):
+            pool.submit(Task(meet), lane)
+        meeting.wait(2)
+
+
+def test_a_pool_that_was_idle_runs_as_many_at_once_again(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    """However its threads went to rest: one that nobody woke would leave the others waiting."""
+    pool = make_pool(4)
+    for _ in range(300):
+        meeting = threading.Barrier(5)
+
+        def meet(meeting: threading.Barrier = meeting) -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(PATIENCE)
+
+        for _ in range(4):
+            pool.submit(Task(meet), lane)
+        meeting.wait(2)
+
+
+def test_a_pool_that_was_idle_starts_the_threads_that_it_may_have_beside(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    """More jobs than threads that are idle, and fewer than there may be: each has one at once."""
+
+    def meet_of(number: int) -> None:
+        meeting = threading.Barrier(number + 1)
+
+        def meet() -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                meeting.wait(PATIENCE)
+
+        for _ in range(number):
+            pool.submit(Task(meet), lane)
+        meeting.wait(2)
+
+    for _ in range(50):
+        pool = make_pool(8)
+        for number in range(2, 9):
+            meet_of(number)
+
+
+def test_an_idle_thread_keeps_no_connection(make_pool: Callable[[int], WorkerPool]) -> None:
+    class Place(Lane):
+        __slots__ = ("__weakref__",)
+
+    pool = make_pool(1)
+    gate = Gate()
+    gate.opened.set()
+    waked, lane = threading.Event(), Place(Finished(lambda _: waked.set(), list), list)
+    gone = threading.Event()
+    weakref.finalize(lane, gone.set)
+    pool.submit(Task(nothing), lane)
+    assert waked.wait(PATIENCE)
+    lane.finished = Finished(list, list)
+    del lane
+    assert gone.wait(2)
+
+
+def test_one_that_blocks_does_not_hold_up_the_next(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    for _ in range(20):
+        pool = make_pool(4)
+        first, done = Gate(), threading.Event()
+        pool.submit(Task(first), lane)
+        assert first.entered.wait(PATIENCE)
+        pool.submit(Task(done.set), lane)
+        ended = done.wait(2)
+        first.opened.set()
+        assert ended
+
+
+def test_runs_no_more_at_once_than_it_has_threads(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    lock = threading.Lock()
+    running: list[int] = []
+    most: list[int] = []
+    results: SimpleQueue[None] = SimpleQueue()
+
+    def function() -> None:
+        with lock:
+            running.append(1)
+            most.append(len(running))
+        with lock:
+            running.pop()
+        results.put(None)
+
+    pool = make_pool(3)
+    for _ in range(1000):
+        pool.submit(Task(function), lane)
+    for _ in range(1000):
+        results.get(timeout=PATIENCE)
+    assert max(most) <= 3
+
+
+def test_starts_no_thread_before_it_is_needed() -> None:
+    before = threading.active_count()
+    WorkerPool(8)
+    assert threading.active_count() == before
+
+
+def test_its_threads_keep_nothing_from_ending(
+    make_pool: Callable[[int], WorkerPool], lane: Lane
+) -> None:
+    found: SimpleQueue[threading.Thread] = SimpleQueue()
+    make_pool(1).submit(Task(lambda: found.put(threading.current_thread())), lane)
+    thread = found.get(timeout=PATIENCE)
+    assert thread.daemon
+    assert thread.name.startswith("kn_sock-")
+
+
+def test_its_threads_end_when_it_stops(gate: Gate, lane: Lane) -> None:
+    found: SimpleQueue[threading.Thread] = SimpleQueue()
+    pool = WorkerPool(2)
+    pool.submit(Task(lambda: found.put(threading.current_thread())), lane)
+    thread = found.get(timeout=PATIENCE)
+    pool.submit(Task(gate), lane)
+    assert gate.entered.wait(PATIENCE)
+    pool.stop()
+    pool.stop()
+    gate.opened.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_stopping_waits_for_nobody(gate: Gate, lane: Lane) -> None:
+    pool = WorkerPool(1)
+    pool.submit(Task(gate), lane)
+    assert gate.entered.wait(PATIENCE)
+    pool.stop()
+    assert not gate.opened.is_set()
+
+
+def test_a_pool_that_gets_no_thread_at_all_says_so(
+    monkeypatch: pytest.MonkeyPatch, lane: Lane
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        WorkerPool(4).submit(Task(lambda: None), lane)
+
+
+def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
+    make_pool: Callable[[int], WorkerPool], monkeypatch: pytest.MonkeyPatch, gate: Gate, lane: Lane
+) -> None:
+    pool = make_pool(4)
+    pool.submit(Task(gate), lane)
+    assert gate.entered.wait(PATIENCE)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    results: SimpleQueue[int] = SimpleQueue()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for index in range(3):
+        pool.submit(Task(partial(results.put, index)), lane)
+    gate.opened.set()
+    assert [results.get(timeout=PATIENCE) for _ in range(3)] == [0, 1, 2]
+
+
+def test_lanes_take_turns(
+    make_pool: Callable[[int], WorkerPool], gate: Gate, make_lane: Callable[[], Lane]
+) -> None:
+    """One connection's thousand calls do not keep another's single one waiting."""
+    single = make_pool(1)
+    ran: SimpleQueue[str] = SimpleQueue()
+    single.submit(Task(gate), make_lane())
+    greedy, modest, other = make_lane(), make_lane(), make_lane()
+    for number in range(1000):
+        single.submit(Task(partial(ran.put, f"greedy {number}")), greedy)
+    for number in range(2):
+        single.submit(Task(partial(ran.put, f"modest {number}")), modest)
+    single.submit(Task(partial(ran.put, "other")), other)
+    gate.opened.set()
+    order = [ran.get(timeout=PATIENCE) for _ in range(1003)]
+    assert order[:6] == ["greedy 0", "modest 0", "other", "greedy 1", "modest 1", "greedy 2"]
+    assert order[6:] == [f"greedy {number}" for number in range(3, 1000)]
+
+
+def test_one_lane_has_every_thread(
+    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], Lane]
+) -> None:
+    four, lane, barrier = make_pool(4), make_lane(), threading.Barrier(4)
+    done: SimpleQueue[int] = SimpleQueue()
+
+    def meet() -> None:
+        barrier.wait(PATIENCE)
+        done.put(1)
+
+    for _ in range(8):
+        four.submit(Task(meet), lane)
+    assert sum(done.get(timeout=PATIENCE) for _ in range(8)) == 8
+
+
+def test_no_call_is_lost_where_lanes_run_empty_all_the_time(
+    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], Lane]
+) -> None:
+    several = make_pool(3)
+    results: SimpleQueue[int] = SimpleQueue()
+    lanes = [make_lane() for _ in range(5)]
+    for number in range(20_000):
+        several.submit(Task(partial(results.put, number)), lanes[number % 5])
+    assert sorted(results.get(timeout=PATIENCE) for _ in range(20_000)) == list(range(20_000))
