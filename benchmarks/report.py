@@ -211,16 +211,16 @@ class Report:
     def _generator(self) -> None:
         """Write how busy the load generator was: where it is 1, it is what was measured."""
         rows = []
-        shown = ("bare", "kn_sock reactor", "uvloop", "Twisted echo")
+        safe_repr = ("bare", "kn_sock reactor", "uvloop", "Twisted echo")
         for workload in self._rates(is_for_clients=False):
             row = [workload.title]
-            for name in shown:
+            for name in safe_repr:
                 pinning = "pinned" if "pinned" in workload.passes else "not pinned"
                 seen = self._figures.slices(workload.name, name, pinning)
                 shares = [each["cpu_seconds"] / each["seconds"] for each in seen]
                 row.append(figure(statistics.median(shares)) if shares else "–")
             rows.append(row)
-        self._table("generator", ["Workload", *shown], rows)
+        self._table("generator", ["Workload", *safe_repr], rows)
 
     def _targets(self) -> None:
         rows = []
@@ -265,8 +265,8 @@ class Report:
         about = self._results["about"]
         versions = about["versions"]
         distributions = sorted({each.distribution for each in CONTENDERS if each.distribution})
-        shown = [*distributions, "msgspec"]
-        rows = [[name, versions.get(name, "not here")] for name in shown if name != "kn-sock"]
+        safe_repr = [*distributions, "msgspec"]
+        rows = [[name, versions.get(name, "not here")] for name in safe_repr if name != "kn-sock"]
         rows.insert(0, ["kn-sock", versions["kn-sock 0.3.0"]])
         self._table("versions", ["Library", "Version"], rows)
         rows = [

@@ -6,14 +6,14 @@ import dataclasses
 from typing import Any
 
 from kn_sock._calling.options import CallOptions
-from kn_sock._io.outbox import Turn
+from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._serving.runner import Runner
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import Intercepts
 
 
 @dataclasses.dataclass
-class Settings:
+class ConnectionContext:
     """What the connections of one factory share.
 
     Attributes:
@@ -28,9 +28,9 @@ class Settings:
     """
 
     runner: Runner
-    turn: Turn
+    turn: WriteCoalescer
     reactor: Any
-    writer: Writer = dataclasses.field(default_factory=Writer)
+    writer: RequestEncoder = dataclasses.field(default_factory=RequestEncoder)
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
     handshake_timeout: float | None = None
     intercepting: Intercepts | None = None

@@ -19,7 +19,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
-from kn_sock._blocking.link import BlockingCall, FutureCall, Handle, Link
+from kn_sock._blocking.link import BlockingCall, BlockingConnection, ConnectionRef, FutureCall
 from kn_sock._blocking.reactor_thread import Outcome, ReactorThread, reactor_thread
 from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock._client.credentials import CredentialsLike
@@ -131,9 +131,11 @@ class RPCClient:
         self, endpoints: Callable[[Any], list[IStreamClientEndpoint]], **options: Any
     ) -> None:
         thread = reactor_thread()
-        link: Link = thread.call(partial(Link, thread, endpoints, **options))
+        link: BlockingConnection = thread.call(
+            partial(BlockingConnection, thread, endpoints, **options)
+        )
         # First: what is connected when Ctrl-C comes is closed with it.
-        self._handle = Handle(link)
+        self._handle = ConnectionRef(link)
         self._options = link.call_options
         if link.queues:
             thread.submit(link.connect_soon)
@@ -165,7 +167,7 @@ class RPCClient:
             link.give_up(call)
             raise
 
-    def _new_call(self, link: Link, method: str) -> BlockingCall:
+    def _new_call(self, link: BlockingConnection, method: str) -> BlockingCall:
         timeout = time_left(self._options.timeout)
         return BlockingCall(method, timeout, outcome=Outcome(link.thread))
 
@@ -183,7 +185,7 @@ class RPCClient:
             run = copy_context().run
             link.thread.call(partial(run, verbs.notify, method, *args, **kwargs))
             return
-        line = link.channel.writer.write_notification(
+        line = link.channel.writer.encode_notification(
             method, args, kwargs, traceparent=self._options.traceparent
         )
         link.thread.call(link.channel.send_notification, line, self._options.timeout)
@@ -225,7 +227,7 @@ class RPCClient:
         return self._mapped(link, method, zip(*iterables, strict=False), window)
 
     def _mapped(
-        self, link: Link, method: str, arguments: Iterator[Any], window: int
+        self, link: BlockingConnection, method: str, arguments: Iterator[Any], window: int
     ) -> Iterator[Any]:
         # Calls that are waited for in order need no futures, which take as long as all else here.
         under_way: deque[BlockingCall] = deque()
@@ -288,7 +290,7 @@ class RPCClient:
         other._options = self._options.replaced(options)
         return other
 
-    def _checked_link(self) -> Link:
+    def _checked_link(self) -> BlockingConnection:
         self._handle.link.thread.check()
         return self._handle.link
 

@@ -8,7 +8,7 @@ from weakref import ref
 
 from msgspec import Struct
 
-from kn_sock._serving.context import Served, current
+from kn_sock._serving.context import ServerCall, current
 from kn_sock._wire.session import Request
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Call(Struct, eq=False, weakref=True):
     ``blockingCallFromThread(call.reactor, call.connection.call, "name")``.
     """
 
-    _served: Served
+    _served: ServerCall
     _protocol: Any
 
     @property
@@ -152,7 +152,7 @@ def current_call() -> Call:
         served = current.get()
     except LookupError:
         raise LookupError("no call is served here: current_call() is for methods") from None
-    call = None if served.shown is None else served.shown()
+    call = None if served.call_ref is None else served.call_ref()
     if call is None:
         protocol = served.connection()
         if protocol is None:
@@ -164,4 +164,4 @@ def current_call() -> Call:
 
 def show(call: Call) -> None:
     """Have `current_call` give this."""
-    call._served.shown = ref(call)
+    call._served.call_ref = ref(call)

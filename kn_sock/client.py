@@ -14,18 +14,18 @@ from typing_extensions import override
 from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._client.credentials import CredentialsLike
 from kn_sock._client.endpoints import EndpointLike, endpoints_for
-from kn_sock._client.failover import Dialler, OnConnected
-from kn_sock._client.queue import WaitingChannel
-from kn_sock._client.reconnector import Redialler
+from kn_sock._client.failover import Connector, OnConnected
+from kn_sock._client.queue import RequestQueue
+from kn_sock._client.reconnector import Reconnector
 from kn_sock._intercept.batch import intercepting
 from kn_sock._intercept.chain import Interceptor
-from kn_sock._io.outbox import Turn
+from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._serving.runner import Runner
-from kn_sock._settings import Settings
+from kn_sock._settings import ConnectionContext
 from kn_sock._version import __version__
 from kn_sock._wire.codec import DIALECTS, Dialect
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
@@ -77,7 +77,7 @@ class ClientFactory(Factory):
         funcs: Functions | None = None,
         interceptors: Sequence[Interceptor] = (),
         callback_interceptors: Sequence[Interceptor] = (),
-        turn: Turn | None = None,
+        turn: WriteCoalescer | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
         ended: Callable[[RPCProtocol], object] = lambda _: None,
         **options: Any,
@@ -85,7 +85,7 @@ class ClientFactory(Factory):
         if dialect not in DIALECTS:
             raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
         methods = MethodTable(funcs)
-        turn = turn or Turn(reactor)
+        turn = turn or WriteCoalescer(reactor)
         # A server's are around what it serves, a client's around what it calls.
         options |= {
             "interceptors": callback_interceptors,
@@ -106,8 +106,8 @@ class ClientFactory(Factory):
             self._reports,
         )
         call_options = CallOptions(timeout, propagate_deadline)
-        writer = Writer(dialect, server_options.cancellation)
-        self.settings = Settings(
+        writer = RequestEncoder(dialect, server_options.cancellation)
+        self.settings = ConnectionContext(
             self._runner,
             turn,
             reactor,
@@ -198,7 +198,7 @@ def connect(
         )
     factory = ClientFactory(reactor, **options)
     endpoints = endpoints_for(endpoint, reactor)
-    dialler = Dialler(endpoints, factory, connect_timeout, reactor, on_connected, credentials)
+    dialler = Connector(endpoints, factory, connect_timeout, reactor, on_connected, credentials)
     return dialler.dial().addCallback(lambda protocol: protocol.connection)
 
 
@@ -250,10 +250,10 @@ class RPCClientService(Service, DeferredVerbs):
         self._options = self._factory.settings.call_options
         self._intercepting = self._factory.settings.intercepting
         endpoints = endpoints_for(endpoint, reactor)
-        dialler = Dialler(
+        dialler = Connector(
             endpoints, self._factory, connect_timeout, reactor, on_connected, credentials
         )
-        self._redialler = Redialler(
+        self._redialler = Reconnector(
             dialler.dial,
             cast(IReactorTime, reactor),
             retry_policy,
@@ -262,7 +262,7 @@ class RPCClientService(Service, DeferredVerbs):
             gave_up=lambda _: None,
             refused=lambda error: self._channel.fail_waiting(error),
         )
-        self._channel: WaitingChannel = WaitingChannel(
+        self._channel: RequestQueue = RequestQueue(
             self._factory.settings.writer,
             cast(IReactorTime, reactor),
             queues=queue_while_disconnected,

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
 from kn_sock._calling.options import Batch, BatchEntry, CallOptions, Remote, check_method
-from kn_sock._calling.pending import Again, PendingCall
+from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._serving.context import time_left
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import CallCancelled, CallTimeout
 
 __all__ = ["RPCConnection"]
@@ -40,16 +40,16 @@ class Channel(Protocol):
     """What the verbs are made of; `RPCProtocol` is one."""
 
     @property
-    def writer(self) -> Writer:
+    def writer(self) -> RequestEncoder:
         """What writes requests for it."""
 
-    def start(self, calls: list[PendingCall], line: bytes) -> None:
+    def start(self, calls: list[ClientCall], line: bytes) -> None:
         """Send a line, and wait for the replies to the calls that it makes."""
 
     def send_notification(self, line: bytes, timeout: float | None) -> Deferred[None]:
         """Send a line that is not answered; it may wait so many seconds for a connection."""
 
-    def cancel_call(self, call: PendingCall) -> object:
+    def cancel_call(self, call: ClientCall) -> object:
         """Give a call up."""
 
     def close(self) -> Deferred[None]:
@@ -87,7 +87,7 @@ class DeferredVerbs:
         call = DeferredCall(method, options.timeout, channel=channel)
         try:
             call.timeout = timeout = time_left(options.timeout)
-            call.call_id, line = channel.writer.write_call(
+            call.call_id, line = channel.writer.encode_call(
                 method,
                 args,
                 kwargs,
@@ -98,7 +98,7 @@ class DeferredVerbs:
             call.fail(problem)
         else:
             if options.idempotent:
-                call.again = Again(line)
+                call.again = Resend(line)
             channel.start([call], line)
         return call.deferred
 
@@ -120,7 +120,7 @@ class DeferredVerbs:
                 self._channel, options, method, args, kwargs, is_notification=True
             )
         try:
-            line = self._channel.writer.write_notification(
+            line = self._channel.writer.encode_notification(
                 method, args, kwargs, traceparent=options.traceparent
             )
         except (TypeError, ValueError):
@@ -189,7 +189,7 @@ class DeferredCallCancelled(CallCancelled, CancelledError):
     """What a cancelled Deferred fails with: also Twisted's own error for it."""
 
 
-class DeferredCall(PendingCall, kw_only=True):
+class DeferredCall(ClientCall, kw_only=True):
     """A call whose outcome a Deferred gets."""
 
     channel: Channel
@@ -213,7 +213,7 @@ class DeferredCall(PendingCall, kw_only=True):
             self.deferred.errback(error)
 
 
-class BatchMember(PendingCall, kw_only=True):
+class BatchMember(ClientCall, kw_only=True):
     """One call of a batch: puts its outcome in its place of the list."""
 
     unit: WholeBatch
@@ -231,7 +231,7 @@ class WholeBatch:
 
     def __init__(self, channel: Channel, entries: list[BatchEntry], timeout: float | None) -> None:
         methods = [entry.method for entry in entries if entry.is_call]
-        self.calls: list[PendingCall] = [
+        self.calls: list[ClientCall] = [
             BatchMember(method, timeout, unit=self, place=place)
             for place, method in enumerate(methods)
         ]
@@ -267,9 +267,9 @@ def send_batch(
         return succeed([])
     batch = WholeBatch(channel, entries, options.timeout)
     try:
-        line = write_batch(channel.writer, batch.calls, entries, options)
+        line = encode_batch(channel.writer, batch.calls, entries, options)
         if options.idempotent:
-            again = Again(line)
+            again = Resend(line)
             for call in batch.calls:
                 call.again = again
         if not batch.calls:
@@ -281,9 +281,9 @@ def send_batch(
     return batch.deferred
 
 
-def write_batch(
-    writer: Writer,
-    calls: list[PendingCall],
+def encode_batch(
+    writer: RequestEncoder,
+    calls: list[ClientCall],
     entries: list[BatchEntry],
     options: CallOptions,
 ) -> bytes:
@@ -296,12 +296,12 @@ def write_batch(
     waiting = iter(calls)
     for entry in entries:
         if entry.is_call:
-            next(waiting).call_id, line = writer.write_call(
+            next(waiting).call_id, line = writer.encode_call(
                 *entry[:3],
                 timeout=options.told(options.timeout),
                 traceparent=options.traceparent,
             )
         else:
-            line = writer.write_notification(*entry[:3], traceparent=options.traceparent)
+            line = writer.encode_notification(*entry[:3], traceparent=options.traceparent)
         lines.append(line)
-    return writer.write_batch(lines)
+    return writer.encode_batch(lines)

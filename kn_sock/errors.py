@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from kn_sock._display import shown
+from kn_sock._display import safe_repr
 
 __all__ = [
     "CallCancelled",
@@ -310,7 +310,7 @@ def error_from_wire(error: Any) -> RPCError:
         return RemoteError(error)
     if not isinstance(error, Mapping):
         return RPCError(
-            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {shown(error)}", error
+            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {safe_repr(error)}", error
         )
     code = error.get("code")
     message = error.get("message")
@@ -318,7 +318,7 @@ def error_from_wire(error: Any) -> RPCError:
     if type(code) is not int:
         code = ErrorCode.FUNCTION_RAISED
     if not isinstance(message, str):
-        message = f"the peer answered with an error without a message: {shown(dict(error))}"
+        message = f"the peer answered with an error without a message: {safe_repr(dict(error))}"
     return rpc_error(int(code), message, data)
 
 

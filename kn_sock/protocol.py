@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
-from kn_sock._calling.pending import Outgoing, PendingCall
-from kn_sock._intercept.serving import InterceptedServing
+from kn_sock._calling.pending import ClientCall, Outgoing
+from kn_sock._intercept.serving import InterceptedDispatcher
 from kn_sock._io.outbox import Outbox
 from kn_sock._io.peer import NO_PROCESS, address_text, certificate_of, process_of
 from kn_sock._io.reader import Inbound, State
@@ -39,10 +39,10 @@ from kn_sock._io.sending import (
     write_of,
 )
 from kn_sock._io.tls import tls_problem
-from kn_sock._io.watchdogs import IdleWatch, StallWatch
+from kn_sock._io.watchdogs import IdleWatchdog, SendWatchdog
 from kn_sock._observe.reports import ConnectionReport
-from kn_sock._serving.fastpath import CommonServing
-from kn_sock._settings import Settings
+from kn_sock._serving.fastpath import FastDispatcher
+from kn_sock._settings import ConnectionContext
 from kn_sock._wire import codec
 from kn_sock._wire.documents import DocumentFramer
 from kn_sock._wire.framing import Framer, LineFramer
@@ -65,7 +65,7 @@ _FRAMERS: Final[dict[Framing, type[Framer]]] = {
 _LINGER: Final = 0.05
 
 
-class Owner(Protocol):
+class IConnectionObserver(Protocol):
     """What makes connections, and is told of their lives."""
 
     def connection_made(self, protocol: RPCProtocol) -> None:
@@ -99,7 +99,7 @@ class RPCProtocol(Inbound):
     _opening: Deferred[None] | None = None
     _close_timer: IDelayedCall | None = None
     _linger_timer: IDelayedCall | None = None
-    _stall_watch: StallWatch | None = None
+    _stall_watch: SendWatchdog | None = None
     _half_closes = False
     # How much the peer had taken when that was last looked at.
     _taken = 0
@@ -115,7 +115,7 @@ class RPCProtocol(Inbound):
     # None where nobody asks for the figures of connections.
     _report: ConnectionReport | None = None
 
-    def __init__(self, settings: Settings, owner: Owner) -> None:
+    def __init__(self, settings: ConnectionContext, owner: IConnectionObserver) -> None:
         self._settings = settings
         self._owner = owner
         self.reactor = settings.reactor
@@ -148,13 +148,13 @@ class RPCProtocol(Inbound):
         write = write_of(transport)
         is_prompt = not isinstance(write, SendAtOnce)
         self._outbox = Outbox(write, settings.turn, is_prompt=is_prompt)
-        serve = InterceptedServing if options.interceptors else CommonServing
+        serve = InterceptedDispatcher if options.interceptors else FastDispatcher
         self._serving = serve(self, self._session, self._outbox, runner)
         settings.thread_id = get_ident()
         self._state = State.SECURING
         self.opened_at = self.read_at = self.reactor.seconds()
         if options.idle_timeout is not None:
-            self._idle_watch = IdleWatch(
+            self._idle_watch = IdleWatchdog(
                 self.reactor, options.idle_timeout, self._is_busy, self._idle
             )
         transport.registerProducer(self, True)
@@ -260,7 +260,7 @@ class RPCProtocol(Inbound):
             report = self._report or self._reporting()
             report.closed(None if self._is_reported else text)
             if self._serving.is_idle:
-                self._serving.let_go()
+                self._serving.detach()
         self._owner.connection_ended(self)
         opening, self._opening = self._opening, None
         if opening is not None:
@@ -281,7 +281,7 @@ class RPCProtocol(Inbound):
     def pauseProducing(self) -> None:
         """The peer does not take what we write: begin nothing new until it does."""
         if self._stall_watch is None:
-            self._stall_watch = StallWatch(
+            self._stall_watch = SendWatchdog(
                 self.reactor,
                 self._settings.runner.options.send_timeout,
                 lambda: self._outbox.written_bytes - unsent_bytes(self.transport),
@@ -360,7 +360,7 @@ class RPCProtocol(Inbound):
             made = RPCConnection(self, settings.call_options, settings.intercepting)
             return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
-    def start(self, calls: list[PendingCall], line: bytes) -> None:
+    def start(self, calls: list[ClientCall], line: bytes) -> None:
         """Send a line, and wait for the replies to the calls that it makes.
 
         Raises:
@@ -395,7 +395,7 @@ class RPCProtocol(Inbound):
             "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
         )
 
-    def cancel_call(self, call: PendingCall) -> object:
+    def cancel_call(self, call: ClientCall) -> object:
         """Give a call up, and tell the peer."""
         return self._calls().cancel(call)
 
@@ -433,7 +433,7 @@ class RPCProtocol(Inbound):
         methods: Mapping[str, Method],
         absent: Callable[[Request], RPCError | None] | None = None,
     ) -> None:
-        """Serve these methods to this peer from now on; see `Serving.serve`."""
+        """Serve these methods to this peer from now on; see `Dispatcher.serve`."""
         self._serving.serve(methods, absent)
 
     def when_open(self) -> Deferred[None]:

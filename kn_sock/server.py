@@ -23,18 +23,18 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._intercept.batch import intercepting
-from kn_sock._io.outbox import Turn
+from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._io.peer import address_text
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._observe.stats import Stats
 from kn_sock._server.listening import ExposureWarning, as_os_error, endpoint_for, kind_of
-from kn_sock._server.login import Gate
-from kn_sock._server.refusing import RefusingProtocol
+from kn_sock._server.login import LoginGuard
+from kn_sock._server.refusing import OverLimitProtocol
 from kn_sock._server.tls import server_options, tls_around
 from kn_sock._serving.runner import Runner
-from kn_sock._settings import Settings
+from kn_sock._settings import ConnectionContext
 from kn_sock._version import __version__
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock.auth import table_of
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
@@ -111,7 +111,7 @@ class RPCServerFactory(Factory):
         }
         self._gate = None
         if portal is not None:
-            self._gate = Gate(
+            self._gate = LoginGuard(
                 portal,
                 served,
                 reactor,
@@ -125,7 +125,7 @@ class RPCServerFactory(Factory):
         tls = server_options(tls_cert, tls_key, tls_client_ca)
         self._around = None if tls is None else tls_around(tls, reactor)
         clock = cast(IReactorTime, reactor)
-        turn = Turn(clock)
+        turn = WriteCoalescer(clock)
         runner = Runner(
             served if self._gate is None else self._gate.before,
             self.options,
@@ -134,11 +134,11 @@ class RPCServerFactory(Factory):
             on_exit or self._stop_reactor,
             self._reports,
         )
-        self._settings = Settings(
+        self._settings = ConnectionContext(
             runner,
             turn,
             clock,
-            Writer(cancellation=self.options.cancellation),
+            RequestEncoder(cancellation=self.options.cancellation),
             handshake_timeout=_HANDSHAKE_TIMEOUT,
             intercepting=intercepting(self.options.callback_interceptors, reactor),
         )
@@ -147,7 +147,7 @@ class RPCServerFactory(Factory):
         # Those whose TLS handshake is not done.
         self._unopened: set[RPCProtocol] = set()
         # Those that are one too many, while they are told so.
-        self._refused: set[RefusingProtocol] = set()
+        self._refused: set[OverLimitProtocol] = set()
         self._is_draining = False
 
     @override
@@ -175,7 +175,7 @@ class RPCServerFactory(Factory):
         if len(self._refused) >= _MOST_REFUSED:
             # They are told at leisure, as long as that costs little.
             return None
-        refusing = RefusingProtocol(cast(IReactorTime, self._reactor), most, self._refused.discard)
+        refusing = OverLimitProtocol(cast(IReactorTime, self._reactor), most, self._refused.discard)
         self._refused.add(refusing)
         return refusing
 

@@ -142,8 +142,8 @@ def test_every_builtin_error_can_be_rebuilt_and_shown(kind: type[Exception]) -> 
     try:
         raise error
     except kind as caught:
-        shown = "".join(traceback.format_exception(caught))
-    assert f"Remote{kind.__name__}" in shown
+        safe_repr = "".join(traceback.format_exception(caught))
+    assert f"Remote{kind.__name__}" in safe_repr
 
 
 def test_a_type_that_derives_from_a_builtin_one_is_caught_as_that() -> None:

@@ -15,11 +15,11 @@ from twisted.python.failure import Failure
 from kn_sock._blocking.future import CallFuture
 from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
 from kn_sock._calling.options import CallOptions
-from kn_sock._calling.pending import Again, PendingCall
+from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._client.credentials import CredentialsLike
-from kn_sock._client.failover import Dialler, OnConnected
-from kn_sock._client.queue import WaitingChannel
-from kn_sock._client.reconnector import Redialler
+from kn_sock._client.failover import Connector, OnConnected
+from kn_sock._client.queue import RequestQueue
+from kn_sock._client.reconnector import Reconnector
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
 from kn_sock.options import check_flag
@@ -28,7 +28,7 @@ from kn_sock.protocol import RPCProtocol
 log = Logger()
 
 
-class BlockingCall(PendingCall, kw_only=True):
+class BlockingCall(ClientCall, kw_only=True):
     """A call whose outcome a thread waits for."""
 
     outcome: Outcome
@@ -40,11 +40,11 @@ class BlockingCall(PendingCall, kw_only=True):
         self.outcome.fail(error)
 
 
-class FutureCall(PendingCall, kw_only=True):
+class FutureCall(ClientCall, kw_only=True):
     """A call whose outcome a `concurrent.futures.Future` gets."""
 
     # The connection stays open for what the future waits for.
-    handle: Handle
+    handle: ConnectionRef
     future: CallFuture = None  # type: ignore[assignment]  # made below
 
     def __post_init__(self) -> None:
@@ -72,10 +72,10 @@ class FutureCall(PendingCall, kw_only=True):
         self.future.release()
 
 
-class Handle:
+class ConnectionRef:
     """Keeps a connection open while a client, one derived from it, or a future lives."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BlockingConnection) -> None:
         self.link = link
 
     def __del__(self) -> None:
@@ -85,17 +85,17 @@ class Handle:
             self.link.release()
 
 
-class Link:
+class BlockingConnection:
     """A client's connection, on the reactor's thread; made anew when a call finds it lost.
 
     Args:
         thread: the reactor's thread.
         endpoints: gives the endpoints for its reactor, in the order in which they are tried.
         connect_timeout: seconds for each of them.
-        on_connected: as for `Dialler`.
+        on_connected: as for `Connector`.
         queues: whether to try again, for as long as calls wait, when no connection can be made.
             Otherwise an attempt that fails fails the calls that wait for it.
-        credentials: as for `Dialler`.
+        credentials: as for `Connector`.
         options: as for `ClientFactory`.
 
     Reactor: its thread only, but for the methods that say otherwise.
@@ -119,10 +119,10 @@ class Link:
         self._factory = ClientFactory(
             reactor, turn=thread.turn, on_exit=self._exit_asked, ended=self._ended, **options
         )
-        self._dialler = Dialler(
+        self._dialler = Connector(
             endpoints(reactor), self._factory, connect_timeout, reactor, on_connected, credentials
         )
-        self._redialler = Redialler(
+        self._redialler = Reconnector(
             self._dialler.dial,
             reactor,
             None,
@@ -134,8 +134,8 @@ class Link:
         self.call_options: CallOptions = self._factory.settings.call_options
         self.intercepting = self._factory.settings.intercepting
         # Those that are made with interceptors around them.
-        self._intercepted: dict[PendingCall, Deferred[Any]] = {}
-        self.channel = WaitingChannel(
+        self._intercepted: dict[ClientCall, Deferred[Any]] = {}
+        self.channel = RequestQueue(
             self._factory.settings.writer,
             reactor,
             queues=True,
@@ -185,7 +185,7 @@ class Link:
         self._close_no_more()
         return self._factory.close()
 
-    def begin(self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions) -> None:
+    def begin(self, call: ClientCall, args: Any, kwargs: Any, options: CallOptions) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.
 
         Where there are interceptors, they come first, on the reactor's thread.
@@ -204,7 +204,7 @@ class Link:
             run = copy_context().run
             self.thread.submit(run, self._begin_intercepted, call, args, kwargs, options)
             return
-        call.call_id, line = self.channel.writer.write_call(
+        call.call_id, line = self.channel.writer.encode_call(
             call.method,
             args,
             kwargs,
@@ -212,7 +212,7 @@ class Link:
             traceparent=options.traceparent,
         )
         if options.idempotent:
-            call.again = Again(line)
+            call.again = Resend(line)
         self.thread.submit(self.channel.start, [call], line)
 
     def verbs(self, options: CallOptions) -> RPCConnection:
@@ -220,24 +220,24 @@ class Link:
         return RPCConnection(self.channel, options, self.intercepting)
 
     def _begin_intercepted(
-        self, call: PendingCall, args: Any, kwargs: Any, options: CallOptions
+        self, call: ClientCall, args: Any, kwargs: Any, options: CallOptions
     ) -> None:
         deferred = self.verbs(options).call(call.method, *args, **kwargs)
         self._intercepted[call] = deferred
         deferred.addBoth(self._end_intercepted, call)
 
-    def _end_intercepted(self, result: Any, call: PendingCall) -> None:
+    def _end_intercepted(self, result: Any, call: ClientCall) -> None:
         self._intercepted.pop(call, None)
         if isinstance(result, Failure):
             call.fail(cast(BaseException, result.value))
         else:
             call.succeed(result)
 
-    def give_up(self, call: PendingCall) -> None:
+    def give_up(self, call: ClientCall) -> None:
         """Cancel a call, soon. Any thread."""
         self.thread.submit(self._give_up, call)
 
-    def _give_up(self, call: PendingCall) -> None:
+    def _give_up(self, call: ClientCall) -> None:
         intercepted = self._intercepted.get(call)
         if intercepted is not None:
             intercepted.cancel()

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kn_sock._io.outbox import Turn
+from kn_sock._io.outbox import WriteCoalescer
 from kn_sock.errors import ConnectionLost, ForkedError
 
 log = Logger()
@@ -126,7 +126,7 @@ class ReactorThread:
 
     def __init__(self) -> None:
         self.reactor = new_reactor()
-        self.turn = Turn(self.reactor)
+        self.turn = WriteCoalescer(self.reactor)
         self.is_forked = False
         self.is_ending = False
         #: The connections that are open.

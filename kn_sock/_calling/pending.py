@@ -36,20 +36,20 @@ _FEW = 64
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
 
 
-class Unit(Protocol):
+class BatchCalls(Protocol):
     """What the calls of one batch share."""
 
-    calls: list[PendingCall]
+    calls: list[ClientCall]
 
 
-class Keeper(Protocol):
+class RetryQueue(Protocol):
     """What outlives a connection, and may send over the next one what this one leaves open."""
 
-    def take_over(self, left: list[Left], loss: ConnectionLost) -> None:
+    def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
         """Mark those that it takes; the others fail."""
 
 
-class Again:
+class Resend:
     """What it takes to send a line once more, for calls that may be run twice.
 
     Attributes:
@@ -64,7 +64,7 @@ class Again:
         self.loss: ConnectionLost | None = None
 
 
-class PendingCall(Struct, eq=False):
+class ClientCall(Struct, eq=False):
     """One call that waits for its reply. What is done with the outcome is the subclass's.
 
     Attributes:
@@ -77,11 +77,11 @@ class PendingCall(Struct, eq=False):
     call_id: int = 0
     line_number: int = 0
     # What the calls of one batch share; None for a call alone.
-    unit: Unit | None = None
+    unit: BatchCalls | None = None
     # What the loss of the connection is told to; for a batch, the first call has it.
-    keeper: Keeper | None = None
+    keeper: RetryQueue | None = None
     # Shared by the calls of a batch; None where the call must not be run twice.
-    again: Again | None = None
+    again: Resend | None = None
 
     @property
     def was_written_before(self) -> bool:
@@ -97,7 +97,7 @@ class PendingCall(Struct, eq=False):
         raise NotImplementedError
 
 
-class Left:
+class UnfinishedWrite:
     """What one line asked for, and the end of the connection left open.
 
     Attributes:
@@ -109,9 +109,7 @@ class Left:
 
     __slots__ = ("calls", "deadline", "is_taken", "line")
 
-    def __init__(
-        self, calls: list[PendingCall], line: bytes | None, deadline: float | None
-    ) -> None:
+    def __init__(self, calls: list[ClientCall], line: bytes | None, deadline: float | None) -> None:
         self.calls = calls
         self.line = line
         self.deadline = deadline
@@ -135,7 +133,7 @@ class Outgoing:
     """
 
     def __init__(
-        self, session: Session[PendingCall], outbox: Outbox, clock: IReactorTime, peer: str
+        self, session: Session[ClientCall], outbox: Outbox, clock: IReactorTime, peer: str
     ) -> None:
         self._session = session
         self._outbox = outbox
@@ -146,7 +144,7 @@ class Outgoing:
         # error, and no id.
         self._cancelled = 0
         # Lines behind those that are in flight, each with the calls that it makes.
-        self._queued: deque[tuple[list[PendingCall], bytes]] = deque()
+        self._queued: deque[tuple[list[ClientCall], bytes]] = deque()
         self._queued_calls = 0
         # Those given up since it was last looked for their lines.
         self._given_up = 0
@@ -158,7 +156,7 @@ class Outgoing:
         """Whether a reply is still to come."""
         return bool(self._session.pending)
 
-    def start(self, calls: list[PendingCall], line: bytes) -> None:
+    def start(self, calls: list[ClientCall], line: bytes) -> None:
         """Send a line, and expect the replies to the calls that it makes.
 
         Each call carries the id that it was written with. A connection that has ended fails them at
@@ -187,7 +185,7 @@ class Outgoing:
         for call in calls:
             call.line_number = number
 
-    def _queue(self, calls: list[PendingCall], line: bytes) -> None:
+    def _queue(self, calls: list[ClientCall], line: bytes) -> None:
         self._queued.append((calls, line))
         self._queued_calls += len(calls)
         for call in calls:
@@ -226,7 +224,7 @@ class Outgoing:
         else:
             self._outbox.put(line)
 
-    def cancel(self, call: PendingCall) -> bool:
+    def cancel(self, call: ClientCall) -> bool:
         """Drop a call, and tell the peer; the call itself is told nothing. Idempotent.
 
         Returns:
@@ -270,8 +268,8 @@ class Outgoing:
             if call.line_number != _QUEUED:
                 self._tell_cancelled(call)
 
-    def _tell_cancelled(self, call: PendingCall) -> None:
-        line = self._session.writer.write_cancel(call.call_id)
+    def _tell_cancelled(self, call: ClientCall) -> None:
+        line = self._session.writer.encode_cancel(call.call_id)
         if line is not None:
             self._outbox.put(line)
             self._cancelled += 1
@@ -327,7 +325,7 @@ class Outgoing:
             reason = f"{reason}; before that it reported: {self._complaint}"
         self._ended = f"the connection to {self.peer_text} is lost: {reason}"
         self._cause = cause
-        left: list[Left] = []
+        left: list[UnfinishedWrite] = []
         queued = {call: line for calls, line in self._queued for call in calls}
         self._queued.clear()
         # Those of a batch stand together.
@@ -338,7 +336,7 @@ class Outgoing:
                 line: bytes | None = queued[first]
             else:
                 line = self._outbox.take_back(first.line_number)
-            left.append(Left(calls, line, times.get(calls[0].call_id)))
+            left.append(UnfinishedWrite(calls, line, times.get(calls[0].call_id)))
         kept = [one for one in left if one.calls[0].keeper is not None]
         if kept:
             # First, so that they stand before the calls that are made of the others' failing.
@@ -351,7 +349,7 @@ class Outgoing:
             for call in one.calls:
                 call.fail(self._lost_error(call, maybe_executed=one.line is None))
 
-    def _lost_error(self, call: PendingCall, *, maybe_executed: bool) -> ConnectionLost:
+    def _lost_error(self, call: ClientCall, *, maybe_executed: bool) -> ConnectionLost:
         maybe_executed = maybe_executed or call.was_written_before
         fate = "it may have been run" if maybe_executed else "it was not sent"
         error = ConnectionLost(

@@ -26,12 +26,12 @@ class Progress:
 
     Attributes:
         place: what is connected to.
-        lacks: what has not happened yet.
+        stage: what has not happened yet.
     """
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.lacks = "no answer"
+        self.stage = "no answer"
 
     def failed(self, reason: str, number: int | None = None) -> ConnectFailed:
         """Make the error of this attempt."""
@@ -68,7 +68,7 @@ def dial(
         if timer.active():
             timer.cancel()
         elif isinstance(outcome, Failure):
-            error = progress.failed(f"{progress.lacks} within {timeout:g} s", errno.ETIMEDOUT)
+            error = progress.failed(f"{progress.stage} within {timeout:g} s", errno.ETIMEDOUT)
             error.__cause__ = outcome.value
             return Failure(error)
         return outcome

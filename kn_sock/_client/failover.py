@@ -20,7 +20,7 @@ from kn_sock.protocol import RPCProtocol
 OnConnected: TypeAlias = Callable[[RPCConnection], object]
 
 
-class Dialler:
+class Connector:
     """Connects to the first of several endpoints that answers.
 
     Args:
@@ -74,7 +74,7 @@ class Dialler:
         raise none_of(problems)
 
     async def _prepare(self, protocol: RPCProtocol, progress: Progress) -> None:
-        progress.lacks = "the TLS handshake was not done"
+        progress.stage = "the TLS handshake was not done"
         try:
             await protocol.when_open()
         except CancelledError:
@@ -82,7 +82,7 @@ class Dialler:
         except Exception as problem:
             raise progress.failed(handshake_problem(problem)) from problem
         if self._credentials is not None:
-            progress.lacks = "the login was not answered"
+            progress.stage = "the login was not answered"
             wrong = await self._done(self._credentials.log_in, protocol)
             if isinstance(wrong, RPCError):
                 text = f"cannot connect to {progress.place}: {refusal_text(wrong)}"
@@ -90,7 +90,7 @@ class Dialler:
             if wrong is not None:
                 raise progress.failed(f"the login was not answered: {wrong}") from wrong
         if self._on_connected is not None:
-            progress.lacks = "on_connected was not done"
+            progress.stage = "on_connected was not done"
             wrong = await self._done(self._on_connected, protocol)
             if wrong is not None:
                 reason = f"on_connected failed: {type(wrong).__name__}: {wrong}"

@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from kn_sock._calling.pending import Again, Left, PendingCall
-from kn_sock._wire.requests import Writer
+from kn_sock._calling.pending import ClientCall, Resend, UnfinishedWrite
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.options import MAX_PENDING
 from kn_sock.protocol import RPCProtocol
@@ -25,7 +25,7 @@ class _Waiting:
 
     def __init__(
         self,
-        calls: list[PendingCall],
+        calls: list[ClientCall],
         send: Callable[[RPCProtocol], object],
         fail: Callable[[BaseException], object],
         timeout: float | None,
@@ -41,7 +41,7 @@ class _Waiting:
     @property
     def earlier_loss(self) -> ConnectionLost | None:
         """How the connection was lost that it was written to, if it was."""
-        again: Again | None = self.calls[0].again if self.calls else None
+        again: Resend | None = self.calls[0].again if self.calls else None
         return again.loss if again is not None else None
 
     def stop_timer(self) -> None:
@@ -51,7 +51,7 @@ class _Waiting:
             self.timer = None
 
 
-class WaitingChannel:
+class RequestQueue:
     """Passes calls to the present connection, and keeps them while there is none.
 
     Args:
@@ -64,7 +64,7 @@ class WaitingChannel:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: RequestEncoder,
         clock: IReactorTime,
         *,
         queues: bool,
@@ -112,7 +112,7 @@ class WaitingChannel:
             self._need_connection()
         return True
 
-    def take_over(self, left: list[Left], loss: ConnectionLost) -> None:
+    def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
         """Let wait what a connection left open: what was not written, or may be run twice.
 
         A batch is sent again whole, or not at all. What was written twice is given up.
@@ -162,7 +162,7 @@ class WaitingChannel:
     # --- what the verbs are made of
     # -------------------------------------------------------------------
 
-    def start(self, calls: list[PendingCall], line: bytes) -> None:
+    def start(self, calls: list[ClientCall], line: bytes) -> None:
         """Send a line, now or once there is a connection, and wait for the replies to its calls."""
         calls[0].keeper = self
         protocol = self._protocol
@@ -198,7 +198,7 @@ class WaitingChannel:
         self._wait(one)
         return done
 
-    def cancel_call(self, call: PendingCall) -> object:
+    def cancel_call(self, call: ClientCall) -> object:
         """Give a call up, written or not."""
         for one in self._waiting:
             if call in one.calls:
@@ -220,7 +220,7 @@ class WaitingChannel:
         return None if timeout is None else self._clock.seconds() + timeout
 
     def _waiting_for(
-        self, calls: list[PendingCall], line: bytes, deadline: float | None
+        self, calls: list[ClientCall], line: bytes, deadline: float | None
     ) -> _Waiting:
         def fail(error: BaseException) -> None:
             for call in list(calls):

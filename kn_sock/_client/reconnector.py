@@ -25,7 +25,7 @@ log = Logger()
 default_policy = backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=1.6)
 
 
-class Redialler:
+class Reconnector:
     """Dials until there is a connection, for as long as one is wanted.
 
     Args:
@@ -91,10 +91,10 @@ class Redialler:
         except Exception:
             log.failure("retry_policy failed; the pause is that without one")
             delay = default_policy(self._failures)
-        self._timer = self._clock.callLater(delay, self._go_on)
+        self._timer = self._clock.callLater(delay, self._resume)
         return delay
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._timer = None
         if self._is_wanted():
             self._begin()

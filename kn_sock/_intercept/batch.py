@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._calling.options import BatchEntry, CallOptions, check_method
-from kn_sock._calling.pending import Again, PendingCall
+from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._intercept.calls import InterceptedCalls, OutgoingCall, send_alone
 from kn_sock._intercept.chain import Interceptor
 from kn_sock._serving.context import time_left
@@ -40,7 +40,7 @@ class Intercepting(InterceptedCalls):
         return batch.deferred
 
 
-class _Member(PendingCall, kw_only=True):
+class _Member(ClientCall, kw_only=True):
     """One call or notification of the batch, from its innermost ``proceed()`` to its outcome."""
 
     call: OutgoingCall
@@ -76,7 +76,7 @@ class _InterceptedBatch:
         # By the member's place; those that were let go, and wait for the others or for replies.
         self._members: dict[int, _Member] = {}
         # Those that wait for replies, once it is sent.
-        self.calls: list[PendingCall] = []
+        self.calls: list[ClientCall] = []
         # Places whose interceptors have neither let their member go nor ended.
         self._held = set(range(len(entries)))
         self._results: list[Any] = [None] * len(entries)
@@ -134,10 +134,10 @@ class _InterceptedBatch:
         if not members or self.deferred.called:
             return
         try:
-            line = self._channel.writer.write_batch([self._written(one) for one in members])
+            line = self._channel.writer.encode_batch([self._written(one) for one in members])
             self.calls = [one for one in members if not one.call.is_notification]
             if self._options.idempotent:
-                again = Again(line)
+                again = Resend(line)
                 for call in self.calls:
                     call.again = again
             if self.calls:
@@ -168,10 +168,10 @@ class _InterceptedBatch:
         call = member.call
         writer = self._channel.writer
         if call.is_notification:
-            return writer.write_notification(
+            return writer.encode_notification(
                 call.method, call.args, call.kwargs, traceparent=call.traceparent
             )
-        member.call_id, line = writer.write_call(
+        member.call_id, line = writer.encode_call(
             call.method,
             call.args,
             call.kwargs,

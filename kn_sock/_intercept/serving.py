@@ -13,8 +13,8 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from typing_extensions import override
 
 from kn_sock._intercept.chain import around, as_deferred
-from kn_sock._serving.context import Served, current, run_as
-from kn_sock._serving.dispatcher import Serving, is_awaitable
+from kn_sock._serving.context import ServerCall, current, run_as
+from kn_sock._serving.dispatcher import Dispatcher, is_awaitable
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found, too_late
 from kn_sock._wire.session import Request
 from kn_sock.calls import ServedCall, show
@@ -22,7 +22,7 @@ from kn_sock.errors import InvalidParams, RPCError
 from kn_sock.methods.table import LOGIN_METHOD, Method
 
 
-class _Served(Served, gc=True):
+class _Served(ServerCall, gc=True):
     """What is kept of a call with interceptors; they may keep what leads anywhere."""
 
     call: ServedCall | None = None
@@ -32,7 +32,7 @@ class _Served(Served, gc=True):
     has_begun: bool = False
 
 
-class InterceptedServing(Serving):
+class InterceptedDispatcher(Dispatcher):
     """Serves the calls of one connection, each within the interceptors of its server.
 
     The interceptors run on the reactor's thread, from when the call begins; where its method runs
@@ -114,7 +114,7 @@ class InterceptedServing(Serving):
             return fail(no_thread(problem))
         served.job = job
         served.has_begun = True
-        return done.addCallback(self._go_on, served)
+        return done.addCallback(self._resume, served)
 
     def _give_up_job(self, served: _Served) -> None:
         """Take the function back, or let it know that nobody waits for it any more."""
@@ -130,7 +130,7 @@ class InterceptedServing(Serving):
             super()._end_job(job)
 
     @staticmethod
-    def _go_on(result: Any, served: _Served) -> Any:
+    def _resume(result: Any, served: _Served) -> Any:
         """Wait for what a function in a thread gave back to be awaited."""
         if not is_awaitable(result):
             return result
@@ -141,7 +141,7 @@ class InterceptedServing(Serving):
         raise CancelledError
 
     @override
-    def _cancel(self, call: Served) -> None:
+    def _cancel(self, call: ServerCall) -> None:
         if isinstance(call, _Served) and call.job is not None and not self._waits(call.job):
             # A thread has the function, which can look; its interceptors wait for it, as we do.
             call.cancelled = True
@@ -149,14 +149,14 @@ class InterceptedServing(Serving):
         super()._cancel(call)
 
     @override
-    def _settled(self, call: Served) -> None:
+    def _settled(self, call: ServerCall) -> None:
         super()._settled(call)
         if isinstance(call, _Served):
             # Each has the other.
             call.call = None
 
     @override
-    def _was_begun(self, call: Served) -> bool:
+    def _was_begun(self, call: ServerCall) -> bool:
         if not isinstance(call, _Served):
             return super()._was_begun(call)
         return call.has_begun and not (call.job is not None and self._waits(call.job))

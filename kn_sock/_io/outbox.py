@@ -44,7 +44,7 @@ class Outbox:
     )
 
     def __init__(
-        self, write: Callable[[bytes], object], turn: Turn, *, is_prompt: bool = False
+        self, write: Callable[[bytes], object], turn: WriteCoalescer, *, is_prompt: bool = False
     ) -> None:
         self._write = write
         self._turn = turn
@@ -137,7 +137,7 @@ def _drop(_: bytes) -> None:
     pass
 
 
-class Turn:
+class WriteCoalescer:
     """Writes all that was put into outboxes during one reactor turn, when it ends.
 
     While it is held, nothing is written until it is released; what is put in at any other time is

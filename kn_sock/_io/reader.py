@@ -15,24 +15,24 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from typing_extensions import override
 
-from kn_sock._calling.pending import Outgoing, PendingCall
+from kn_sock._calling.pending import ClientCall, Outgoing
 from kn_sock._io.outbox import Outbox
-from kn_sock._io.watchdogs import IdleWatch
-from kn_sock._serving.dispatcher import Serving
-from kn_sock._settings import Settings
+from kn_sock._io.watchdogs import IdleWatchdog
+from kn_sock._serving.dispatcher import Dispatcher
+from kn_sock._settings import ConnectionContext
 from kn_sock._wire import codec
 from kn_sock._wire.codec import LONG_BYTES, UNREADABLE, Message, decode_long, decode_message
 from kn_sock._wire.framing import Framer, Line, OverlongLine
 from kn_sock._wire.session import (
     Answered,
     Cancel,
-    Complaint,
     Event,
     Failed,
+    ProtocolViolation,
     Refusal,
     Request,
     Session,
-    Violation,
+    UnmatchedError,
 )
 
 log = Logger()
@@ -65,15 +65,15 @@ class Inbound(LineReceiver):
 
     delimiter = b"\n"
     reactor: Any
-    _settings: Settings
+    _settings: ConnectionContext
     _framer: Framer
-    _session: Session[PendingCall]
+    _session: Session[ClientCall]
     _outbox: Outbox
-    _serving: Serving
+    _serving: Dispatcher
     # None until a call is made.
     _outgoing: Outgoing | None = None
     _state = State.NEW
-    _idle_watch: IdleWatch | None = None
+    _idle_watch: IdleWatchdog | None = None
     # Lines that wait until others have had their turn.
     _backlog: Sequence[Line | OverlongLine] = ()
     _backlog_timer: IDelayedCall | None = None
@@ -149,7 +149,7 @@ class Inbound(LineReceiver):
         if len(lines) > _QUANTUM:
             self._backlog = lines[_QUANTUM:]
             del lines[_QUANTUM:]
-            self._backlog_timer = self.reactor.callLater(0, self._go_on)
+            self._backlog_timer = self.reactor.callLater(0, self._resume)
             self.update_reading()
         self.read_at = now = self.reactor.seconds()
         turn = self._settings.turn
@@ -187,27 +187,27 @@ class Inbound(LineReceiver):
         if type(event) is Answered:
             event.pending.succeed(event.result)
         else:
-            self._act_on(event)
+            self._dispatch_event(event)
 
     def _handle_unusual(self, line: Line | OverlongLine, problem: BaseException) -> None:
         if isinstance(line, OverlongLine):
-            self._act_on(self._session.receive_overlong(line))
+            self._dispatch_event(self._session.receive_overlong(line))
             return
         batch = self._session.receive_batch(line)
         if batch is None:
             event = self._session.receive_unusual(line, problem)
             for one in event if isinstance(event, list) else (event,):
-                self._act_on(one)
+                self._dispatch_event(one)
             return
         messages, reply = batch
 
         def receive(message: Message) -> None:
             if self._state is _OPEN:
-                self._act_on(self._session.receive_member(message, reply))
+                self._dispatch_event(self._session.receive_member(message, reply))
 
         self._serving.take(messages, receive, reply)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._backlog_timer = None
         lines, self._backlog = self._backlog, ()
         self._process([*lines])
@@ -217,7 +217,7 @@ class Inbound(LineReceiver):
     def lineReceived(self, line: Line) -> None:
         self._handle([line])
 
-    def _act_on(self, event: Event[PendingCall] | None) -> None:
+    def _dispatch_event(self, event: Event[ClientCall] | None) -> None:
         if self._state is not _OPEN:
             return
         if isinstance(event, Answered):
@@ -230,9 +230,9 @@ class Inbound(LineReceiver):
             self._serving.receive_refusal(event)
         elif isinstance(event, Cancel):
             self._serving.cancel(event.id)
-        elif isinstance(event, Complaint):
+        elif isinstance(event, UnmatchedError):
             self._calls().complain(event.error)
-        elif isinstance(event, Violation):
+        elif isinstance(event, ProtocolViolation):
             self._violated(event.reason)
 
     def _settle_from(self, lines: Iterable[Line | OverlongLine]) -> None:

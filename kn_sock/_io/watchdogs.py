@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
-class StallWatch:
+class SendWatchdog:
     """Gives up a peer that takes nothing of what waits to be sent to it.
 
     Args:
@@ -52,7 +52,7 @@ class StallWatch:
             self._give_up()
 
 
-class IdleWatch:
+class IdleWatchdog:
     """Closes a connection on which nothing happens.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger, LogLevel
 
-from kn_sock._display import cut, shown, writable
+from kn_sock._display import escape_surrogates, safe_repr, truncate
 from kn_sock._observe.access_log import AccessLog
 from kn_sock._observe.stats import LOST, OK, UNKNOWN, Stats, outcome_of
 from kn_sock._wire.session import Request
@@ -103,7 +103,7 @@ class Reports:
             event = {
                 "time": now.isoformat(timespec="milliseconds"),
                 "peer": connection.peer_text,
-                "method": shown(request.method),
+                "method": safe_repr(request.method),
                 "milliseconds": _milliseconds(seconds),
                 "outcome": outcome,
                 **_identity_of(connection),
@@ -255,7 +255,7 @@ class CallReports:
         return max(0.0, seconds)
 
     def _log(self, request: Request, error: RPCError, raised: BaseException | None) -> None:
-        name = shown(request.method)
+        name = safe_repr(request.method)
         fields: dict[str, Any] = {
             "peer": self._connection.peer_text,
             "method": name,
@@ -273,9 +273,9 @@ class CallReports:
         fields["kind"] = type(raised).__name__
         fields["where"] = where_of(raised)
         if _is_hidden(error):
-            fields["error"] = writable(cut(str(describe_exception(raised))))
+            fields["error"] = escape_surrogates(truncate(str(describe_exception(raised))))
             fields["reference"] = error.data["reference"]
-            fields["traceback"] = writable(traceback_of(raised))
+            fields["traceback"] = escape_surrogates(traceback_of(raised))
             log.error(_HIDDEN, **fields)
         else:
             log.warn(_RAISED, **fields)
@@ -300,7 +300,7 @@ def _was_dropped(error: RPCError) -> bool:
 
 def _text_of(error: RPCError) -> str:
     try:
-        return writable(cut(str(error)))
+        return escape_surrogates(truncate(str(error)))
     except Exception:
         # A class of the application's may say it in a way of its own.
         return type(error).__name__
@@ -309,7 +309,7 @@ def _text_of(error: RPCError) -> str:
 def _identity_of(connection: Any) -> dict[str, str]:
     """Give who logged in on a connection, as a field, if somebody has."""
     identity = getattr(connection, "identity", None)
-    return {} if identity is None else {"identity": shown(identity)}
+    return {} if identity is None else {"identity": safe_repr(identity)}
 
 
 def _milliseconds(seconds: float) -> float:

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from kn_sock._display import cut, shown
+from kn_sock._display import safe_repr, truncate
 from kn_sock._version import __version__
 from kn_sock._wire.session import Request
 from kn_sock.auth import (
@@ -54,7 +54,7 @@ _WANTED: Final = (
 _REFUSED: Final = "the credentials were not accepted"
 
 
-class Gate:
+class LoginGuard:
     """Lets those who have logged in at the connections of one server.
 
     Args:
@@ -114,7 +114,7 @@ class Gate:
     def ask(self, credentials: Any, protocol: RPCProtocol) -> Deferred[tuple[str, Any]]:
         """Ask the portal; the Deferred fires with the identity and the portal's own result."""
         # Portal.login does not tell the avatar's id; only its realm is told.
-        noting = NotingRealm(self._portal.realm)
+        noting = RecordingRealm(self._portal.realm)
         portal = copy.copy(self._portal)
         portal.realm = noting
         asking = maybeDeferred(portal.login, credentials, protocol.connection, IMethods)
@@ -134,7 +134,7 @@ class Gate:
 
 
 @implementer(IRealm)
-class NotingRealm:
+class RecordingRealm:
     """Passes a request for an avatar on, and notes whose it was."""
 
     def __init__(self, realm: Any) -> None:
@@ -195,7 +195,7 @@ class Login:
     whatever the caller does meanwhile; the last one closes the connection.
     """
 
-    def __init__(self, gate: Gate, protocol: RPCProtocol) -> None:
+    def __init__(self, gate: LoginGuard, protocol: RPCProtocol) -> None:
         self._gate = gate
         self._protocol = protocol
         self._failures = 0
@@ -220,7 +220,7 @@ class Login:
             log.info(
                 "{peer}: the notification {method} came before a login: dropped, as others will be",
                 peer=self._protocol.peer_text,
-                method=shown(request.method),
+                method=safe_repr(request.method),
             )
         return None
 
@@ -274,7 +274,7 @@ class Login:
         log.info(
             "{peer}: logged in as {identity}",
             peer=self._protocol.peer_text,
-            identity=repr(cut(identity, 60)),
+            identity=repr(truncate(identity, 60)),
         )
         answer.callback({"identity": identity})
 
@@ -353,7 +353,7 @@ class Login:
 def _who(credentials: Password | Token) -> str:
     if isinstance(credentials, Password):
         # As it is written in Python: what a stranger sends shall not look like a line of the log.
-        return f"as {cut(identity_text(credentials.username), 60)!r}"
+        return f"as {truncate(identity_text(credentials.username), 60)!r}"
     return "by token"
 
 

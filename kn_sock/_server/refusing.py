@@ -18,7 +18,7 @@ from kn_sock.errors import ErrorCode, RPCError
 _LINGER = 2.0
 
 
-class RefusingProtocol(Protocol):
+class OverLimitProtocol(Protocol):
     """Tells its peer -32009, reads what it sends without a look at it, and closes.
 
     Args:
@@ -30,7 +30,7 @@ class RefusingProtocol(Protocol):
     transport: Any
 
     def __init__(
-        self, clock: IReactorTime, most: int, ended: Callable[[RefusingProtocol], object]
+        self, clock: IReactorTime, most: int, ended: Callable[[OverLimitProtocol], object]
     ) -> None:
         self._clock = clock
         self._most = most

@@ -12,10 +12,10 @@ from msgspec import UNSET, Struct
 from kn_sock._wire.session import Request
 from kn_sock.errors import CallTimeout
 
-current: ContextVar[Served] = ContextVar("kn_sock.current_call")
+current: ContextVar[ServerCall] = ContextVar("kn_sock.current_call")
 
 
-class Served(Struct, eq=False, gc=False):
+class ServerCall(Struct, eq=False, gc=False):
     """One call while it is served. What methods see of it is a `Call`.
 
     The garbage collector does not look at it: it is all that there is of a call that waits for a
@@ -50,7 +50,7 @@ class Served(Struct, eq=False, gc=False):
     # Whether the method has ended. What it left running has time of its own.
     is_over: bool = False
     # To the `Call` that a method has asked for.
-    shown: ReferenceType[Any] | None = None
+    call_ref: ReferenceType[Any] | None = None
 
     @property
     def request(self) -> Request:
@@ -104,7 +104,7 @@ def time_left(timeout: float | None) -> float | None:
     return remaining if timeout is None else min(timeout, remaining)
 
 
-def run_as(served: Served, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def run_as(served: ServerCall, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Run a function so that `current_call` gives this call in it."""
     token = current.set(served)
     try:

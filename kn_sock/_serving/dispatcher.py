@@ -20,11 +20,11 @@ from typing_extensions import override
 from kn_sock._io.outbox import Outbox
 from kn_sock._observe.stats import outcome_of
 from kn_sock._serving.admission import Admission
-from kn_sock._serving.context import Served, current, run_as
+from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found, too_late
-from kn_sock._serving.replies import Answering, Connection
+from kn_sock._serving.replies import Connection, Replies
 from kn_sock._serving.runner import CANCELLED, Runner
-from kn_sock._serving.threads import Lane
+from kn_sock._serving.threads import ConnectionQueue
 from kn_sock._serving.time_limits import TimeLimits
 from kn_sock._wire.codec import Message
 from kn_sock._wire.session import BatchReply, Refusal, Request, Session, id_key
@@ -40,7 +40,7 @@ reset_current = current.reset
 PLAIN_TYPES: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
 
 
-class Serving(Answering):
+class Dispatcher(Replies):
     """Serves the calls of one connection.
 
     What few connections need, each of them makes when it needs it.
@@ -50,9 +50,9 @@ class Serving(Answering):
     # None where every request so far could begin as it came.
     _admission: Admission | None = None
     _time_limits: TimeLimits | None = None
-    _lane: Lane | None = None
+    _lane: ConnectionQueue | None = None
     # What is awaited for calls.
-    _awaited: dict[Served, Deferred[Any]] | None = None
+    _awaited: dict[ServerCall, Deferred[Any]] | None = None
     # To the protocol, for the calls.
     _connection: ReferenceType[Any] | None = None
     _is_proceeding = _must_proceed = False
@@ -69,10 +69,10 @@ class Serving(Answering):
         super().__init__(protocol, session, outbox, runner)
         self._most = runner.options.max_pending
         # By their ids, or by themselves where they have none, or another has the same.
-        self._running: dict[Any, Served] = {}
-        self._guarded()
+        self._running: dict[Any, ServerCall] = {}
+        self._update_fast_path()
 
-    def _guarded(self) -> None:
+    def _update_fast_path(self) -> None:
         """Find out whether requests may begin as they come; called whenever that changes."""
 
     @property
@@ -90,7 +90,7 @@ class Serving(Answering):
                 put=self._outbox.put,
                 refuse=self._refuse_unbegun,
                 update_reading=self._protocol.update_reading,
-                guard=self._guarded,
+                guard=self._update_fast_path,
             )
         return admission
 
@@ -109,7 +109,7 @@ class Serving(Answering):
         self._methods = methods
         self._absent = absent
         self._reports.is_of_stranger = absent is not None
-        self._guarded()
+        self._update_fast_path()
 
     @property
     def _wants_login(self) -> bool:
@@ -121,18 +121,18 @@ class Serving(Answering):
     def take(
         self,
         messages: list[Message],
-        otherwise: Callable[[Message], object],
+        slow_path: Callable[[Message], object],
         batch: BatchReply | None = None,
     ) -> None:
-        """Serve requests; what is anything else goes to *otherwise*, in its turn.
+        """Serve requests; what is anything else goes to *slow_path*, in its turn.
 
         Args:
             messages: what came, in order; the list may be empty afterwards.
-            otherwise: gets what is no request, or no common one.
+            slow_path: gets what is no request, or no common one.
             batch: the batch that they are members of, if they are.
         """
         for message in messages:
-            otherwise(message)
+            slow_path(message)
         if batch is not None:
             self._end_batch(batch)
 
@@ -179,7 +179,7 @@ class Serving(Answering):
             self._refuse(held, CANCELLED)
             admission.check_capacity()
 
-    def _cancel(self, call: Served) -> None:
+    def _cancel(self, call: ServerCall) -> None:
         """Stop a call; one that no thread has yet ends here."""
         call.cancelled = True
         awaited = None if self._awaited is None else self._awaited.get(call)
@@ -192,7 +192,7 @@ class Serving(Answering):
         elif call.is_in_thread:
             self._end_waiting(call, CANCELLED)
 
-    def _end_waiting(self, call: Served, verdict: RPCError) -> bool:
+    def _end_waiting(self, call: ServerCall, verdict: RPCError) -> bool:
         """End a call that waits for a thread; ``False`` where one has it already."""
         if not self._own_lane().withdraw(call):
             return False
@@ -214,9 +214,9 @@ class Serving(Answering):
         deadline = request.deadline
         return deadline is not None and bool(deadline <= self._protocol.reactor.seconds())
 
-    def _expire(self, late: Request | Served) -> None:
+    def _expire(self, late: Request | ServerCall) -> None:
         """End what has not ended in time."""
-        if isinstance(late, Served):
+        if isinstance(late, ServerCall):
             is_in_thread = late.is_in_thread
             unbegun = too_late(maybe_executed=False)
             if is_in_thread and self._end_waiting(late, unbegun):
@@ -235,7 +235,7 @@ class Serving(Answering):
             self._admission.check_capacity()
         # Those that wait for the replies before theirs are refused in their turn.
 
-    def _was_begun(self, call: Served) -> bool:
+    def _was_begun(self, call: ServerCall) -> bool:
         """Tell whether the method has begun of a call that no thread is asked to run."""
         return True
 
@@ -255,7 +255,7 @@ class Serving(Answering):
             self._refuse(request, error)
             return
         request.params = request.kwargs = UNSET
-        call = Served(self._own_connection(), request, request.method)
+        call = ServerCall(self._own_connection(), request, request.method)
         if not method.on_reactor and self._runner.uses_threads:
             self._run_in_thread(call, method, args, kwargs)
             return
@@ -285,7 +285,7 @@ class Serving(Answering):
         self._reports.ended(request, outcome, is_known=False)
 
     def _run_in_thread(
-        self, call: Served, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
+        self, call: ServerCall, method: Method, args: Sequence[Any], kwargs: dict[str, Any] | None
     ) -> None:
         call.function, call.args, call.kwargs = method.function, tuple(args), kwargs
         # Made now: the thread may ask for it, too.
@@ -304,7 +304,7 @@ class Serving(Answering):
             self._connection = ref(self._protocol)
         return self._connection
 
-    def _own_lane(self) -> Lane:
+    def _own_lane(self) -> ConnectionQueue:
         """Give the place among the connections that wait for threads; most never need one."""
         if self._lane is None:
             self._lane = self._runner.new_lane(self._jobs_ended)
@@ -336,7 +336,7 @@ class Serving(Answering):
             error = deferred_in_thread(call.method)
         self._end_call(call, result, error)
 
-    def _go_on_here(self, call: Served, awaitable: Any) -> None:
+    def _go_on_here(self, call: ServerCall, awaitable: Any) -> None:
         """Run what a function in a thread gave back to be awaited, unless nobody waits any more."""
         if not call.cancelled:
             self._answer_later(call, awaitable)
@@ -345,7 +345,7 @@ class Serving(Answering):
             awaitable.close()
         self._end_call(call, None, CANCELLED)
 
-    def _end_call(self, call: Served, result: Any, error: BaseException | None) -> None:
+    def _end_call(self, call: ServerCall, result: Any, error: BaseException | None) -> None:
         """Answer a call that was under way, and go on with what waited for it."""
         call.is_over = True
         try:
@@ -360,7 +360,7 @@ class Serving(Answering):
         finally:
             self._settled(call)
 
-    def _answer_later(self, call: Served, result: Any) -> None:
+    def _answer_later(self, call: ServerCall, result: Any) -> None:
         """Answer with what a Deferred, a coroutine or another awaitable gives; or at once."""
         if isinstance(result, Deferred):
             deferred = result
@@ -380,7 +380,7 @@ class Serving(Answering):
             self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,)
         )
 
-    def _begun(self, call: Served) -> None:
+    def _begun(self, call: ServerCall) -> None:
         request, running = call.request, self._running
         key = id_key(request.id)
         # A call may be here a second time: now that what its function gave is awaited.
@@ -395,10 +395,10 @@ class Serving(Answering):
         if len(running) >= self._most:
             self._admitting().check_capacity()
 
-    def _succeeded(self, result: Any, call: Served) -> None:
+    def _succeeded(self, result: Any, call: ServerCall) -> None:
         self._end_call(call, result, None)
 
-    def _failed(self, failure: Failure, call: Served) -> None:
+    def _failed(self, failure: Failure, call: ServerCall) -> None:
         # twisted.python.failure: the value always is an exception.
         self._end_call(call, None, cast(BaseException, failure.value))
 
@@ -429,7 +429,7 @@ class Serving(Answering):
 
     def set_peer_reads(self, reads: bool) -> None:
         """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
-        self._unread = None if reads else self._unread or 0
+        self._bytes_while_paused = None if reads else self._bytes_while_paused or 0
         admission = self._admitting()
         admission.set_peer_reads(reads)
         if reads:
@@ -438,7 +438,7 @@ class Serving(Answering):
             # In the middle of a write: nothing may be begun, or closed, from here.
             admission.check_capacity()
 
-    def _settled(self, call: Served) -> None:
+    def _settled(self, call: ServerCall) -> None:
         """Take a call off, once it has been answered, and go on with what waited for it."""
         self._running.pop(call if call.key is None else call.key, None)
         call.is_in_thread = False
@@ -481,7 +481,7 @@ class Serving(Answering):
         if self._is_over:
             return
         self._is_over = True
-        self._guarded()
+        self._update_fast_path()
         running = list(self._running.values())
         begun = [call.request for call in running if not call.is_answered]
         waiting = self._waiting

@@ -13,8 +13,8 @@ from typing import Any, Final
 from msgspec import UNSET
 from typing_extensions import override
 
-from kn_sock._serving.context import Served, current
-from kn_sock._serving.dispatcher import PLAIN_TYPES, Serving
+from kn_sock._serving.context import ServerCall, current
+from kn_sock._serving.dispatcher import PLAIN_TYPES, Dispatcher
 from kn_sock._serving.refusals import no_thread
 from kn_sock._wire.codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
 from kn_sock._wire.session import BatchReply, Request
@@ -28,7 +28,7 @@ reset_current = current.reset
 _NONE: Final[Mapping[str, Method]] = {}
 
 
-class CommonServing(Serving):
+class FastDispatcher(Dispatcher):
     """Serves the calls of one connection, the common ones by the short way.
 
     Common is a request of the 2.0 dialect with an id, while requests may begin as they come, and
@@ -36,10 +36,10 @@ class CommonServing(Serving):
     """
 
     # The methods that may be called at once, by name: none where each call is looked at first.
-    _at_once: Mapping[str, Method]
+    _fast_methods: Mapping[str, Method]
 
     @override
-    def _guarded(self) -> None:
+    def _update_fast_path(self) -> None:
         options = self._runner.options
         looks_at_each = (
             self._is_guarded
@@ -47,13 +47,13 @@ class CommonServing(Serving):
             or options.call_timeout is not None
             or options.max_line_bytes < PLAIN_BYTES
         )
-        self._at_once = _NONE if looks_at_each else self._methods
+        self._fast_methods = _NONE if looks_at_each else self._methods
 
     @override
     def take(
         self,
         messages: list[Message],
-        otherwise: Callable[[Message], object],
+        slow_path: Callable[[Message], object],
         batch: BatchReply | None = None,
     ) -> None:
         protocol, outbox = self._protocol, self._outbox
@@ -65,7 +65,7 @@ class CommonServing(Serving):
             # The pool itself, where there is one: without another call.
             submit = (self._runner.pool or self._runner).submit
         for message in messages:
-            method = self._at_once.get(message.method)  # type: ignore[arg-type]  # UNSET is no name
+            method = self._fast_methods.get(message.method)  # type: ignore[arg-type]  # UNSET is no name
             if (
                 method is None
                 or message.jsonrpc != "2.0"
@@ -74,7 +74,7 @@ class CommonServing(Serving):
                 or message.timeout is not UNSET
                 or message.traceparent is not UNSET
             ):
-                otherwise(message)
+                slow_path(message)
                 continue
             args: Any = message.params
             kwargs: Any = None
@@ -89,18 +89,18 @@ class CommonServing(Serving):
                 try:
                     args, kwargs = method.bind(args, None)
                 except InvalidParams as error:
-                    call = Served(connection, request, method.name, message.id)
+                    call = ServerCall(connection, request, method.name, message.id)
                     self._refuse(call.request, error)
                     continue
             key = message.id
             if uses_threads and not method.on_reactor:
                 if batch is not None or type(key) is not int or key in running:
-                    call = Served(connection, request, method.name, key)
+                    call = ServerCall(connection, request, method.name, key)
                     self._run_in_thread(call, method, args, kwargs)
                     continue
                 # A tuple of plain values is one that the collector lets be, from its first look on.
                 args, function = tuple(args), method.function
-                call = Served(
+                call = ServerCall(
                     connection,
                     None,
                     method.name,
@@ -124,7 +124,7 @@ class CommonServing(Serving):
                 if len(running) >= self._most:
                     self._admitting().check_capacity()
                 continue
-            call = Served(connection, request, method.name, key)
+            call = ServerCall(connection, request, method.name, key)
             token = set_current(call)
             try:
                 result = method.function(*args, **kwargs) if kwargs else method.function(*args)
@@ -174,7 +174,7 @@ class CommonServing(Serving):
                 not call.is_common
                 or call.error is not None
                 or self._is_over
-                or self._unread is not None
+                or self._bytes_while_paused is not None
                 or not (
                     (type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result)
                 )
@@ -188,5 +188,5 @@ class CommonServing(Serving):
             replies.append(Success("2.0", call.key, result))
             if self._records is not None:
                 self._records.ended(call.request)
-            if self._at_once is _NONE or self.tells_when_idle:
+            if self._fast_methods is _NONE or self.tells_when_idle:
                 self._proceed()

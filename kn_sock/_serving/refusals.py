@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kn_sock._display import shown
+from kn_sock._display import safe_repr
 from kn_sock.errors import ErrorCode, InternalError, MethodNotFound, RPCError
 
 
 def not_found(method: str) -> RPCError:
     """Say that there is no such method."""
-    return MethodNotFound(f"Method '{shown(method)}' not found")
+    return MethodNotFound(f"Method '{safe_repr(method)}' not found")
 
 
 def too_late(*, maybe_executed: bool) -> RPCError:

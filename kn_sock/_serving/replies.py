@@ -39,7 +39,7 @@ class Connection(Protocol):
         """Whether calls of our own wait for this peer's replies."""
 
     def update_reading(self) -> None:
-        """Ask `Serving.wants_more` once more."""
+        """Ask `Dispatcher.wants_more` once more."""
 
     def serving_is_idle(self) -> None:
         """Take note that every call is answered."""
@@ -63,7 +63,7 @@ class _Ended:
 _ENDED = _Ended()
 
 
-class Answering:
+class Replies:
     """Answers the calls of one connection.
 
     Args:
@@ -75,7 +75,7 @@ class Answering:
 
     _is_over = False
     # Bytes of replies since the peer stopped reading; None while it reads.
-    _unread: int | None = None
+    _bytes_while_paused: int | None = None
     _own_reports: CallReports | None = None
     # None where calls that succeed are told to nobody, and cost nothing.
     _records: CallReports | None = None
@@ -95,7 +95,7 @@ class Answering:
         if runner.reports.wants_all:
             self._records = self._reports
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Forget the connection, which has ended, and had no calls under way any more.
 
         Two that have each other would wait for the garbage collector.
@@ -118,8 +118,8 @@ class Answering:
             return
         self._leave_turn(request)
         if line is not None and not self._is_over:
-            if self._unread is not None:
-                short = self._within_unread(request, line, self._unread)
+            if self._bytes_while_paused is not None:
+                short = self._within_unread(request, line, self._bytes_while_paused)
                 if short is not line:
                     request.replaced_by = _UNREAD_ERROR
                 line = short
@@ -141,7 +141,7 @@ class Answering:
                 instead = encode_error("2.0", None, error)
             # What is an error already, and as short, stays as it is.
             line = min(line, instead, key=len)
-        self._unread = unread + len(line)
+        self._bytes_while_paused = unread + len(line)
         return line
 
     def _leave_turn(self, request: Request) -> None:
@@ -159,8 +159,8 @@ class Answering:
             return
         line = self._session.refuse(request, error)
         if line is not None:
-            if self._unread is not None:
-                line = self._within_unread(request, line, self._unread)
+            if self._bytes_while_paused is not None:
+                line = self._within_unread(request, line, self._bytes_while_paused)
             self._outbox.put(line)
 
     def _refuse_unbegun(self, request: Request, error: RPCError) -> bytes | None:

@@ -10,10 +10,10 @@ from typing import Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from kn_sock._io.outbox import Turn
+from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.reports import Reports, traceback_of
-from kn_sock._serving.context import Served
-from kn_sock._serving.threads import Finished, Job, Lane, Submits, WorkerPool
+from kn_sock._serving.context import ServerCall
+from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, Job, Submits, WorkerPool
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 from kn_sock.methods.table import Method
 from kn_sock.options import ServerOptions
@@ -43,7 +43,7 @@ class Runner:
         self,
         methods: Mapping[str, Method],
         options: ServerOptions,
-        turn: Turn,
+        turn: WriteCoalescer,
         call_from_thread: Callable[..., object],
         on_exit: Callable[[BaseException], object],
         reports: Reports | None = None,
@@ -54,16 +54,16 @@ class Runner:
         self._on_exit = on_exit
         self.uses_threads = options.executor is not None or options.threads > 0
         self._turn = turn
-        self._finished = Finished(call_from_thread, self._deliver)
+        self._finished = CompletionNotifier(call_from_thread, self._deliver)
         self._executor: Submits | None = options.executor
         #: The threads, once there has been need of them, and no executor of the caller's own.
         self.pool: WorkerPool | None = None
 
-    def new_lane(self, done: Callable[[], object]) -> Lane:
+    def new_lane(self, done: Callable[[], object]) -> ConnectionQueue:
         """Make the place of one connection among those that wait for threads."""
-        return Lane(self._finished, done)
+        return ConnectionQueue(self._finished, done)
 
-    def submit(self, job: Job, lane: Lane) -> None:
+    def submit(self, job: Job, lane: ConnectionQueue) -> None:
         """Run a job on a worker thread.
 
         Raises:
@@ -85,7 +85,7 @@ class Runner:
                     text = str(problem) or type(problem).__name__
                     raise RuntimeError(text) from problem
 
-    def _deliver(self, lanes: deque[Lane]) -> None:
+    def _deliver(self, lanes: deque[ConnectionQueue]) -> None:
         self._turn.hold()
         try:
             # Those that end meanwhile wake the reactor anew, so that others have their turn.
@@ -102,7 +102,7 @@ class Runner:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def error_of(self, call: Served, exception: BaseException) -> RPCError | None:
+    def error_of(self, call: ServerCall, exception: BaseException) -> RPCError | None:
         """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
         if isinstance(exception, _ASKS_TO_EXIT):
             log.critical(

@@ -28,7 +28,7 @@ class Submits(Protocol):
         """Run *fn* on some thread, soon."""
 
 
-class Lane:
+class ConnectionQueue:
     """The jobs of one connection: those that wait for a thread, and those that have ended.
 
     Whoever takes a job out of it has it.
@@ -40,7 +40,7 @@ class Lane:
 
     __slots__ = ("_done", "ended", "finished", "has_ended", "is_queued", "waiting")
 
-    def __init__(self, finished: Finished, done: Callable[[], object]) -> None:
+    def __init__(self, finished: CompletionNotifier, done: Callable[[], object]) -> None:
         self.finished = finished
         self._done = done
         self.waiting: deque[Any] = deque()
@@ -77,7 +77,7 @@ class Lane:
         self._done()
 
 
-class Finished:
+class CompletionNotifier:
     """Brings lanes with finished jobs to the reactor's thread: one wake-up, however many there are.
 
     Args:
@@ -88,14 +88,14 @@ class Finished:
     def __init__(
         self,
         call_from_thread: Callable[..., object],
-        deliver: Callable[[deque[Lane]], object],
+        deliver: Callable[[deque[ConnectionQueue]], object],
     ) -> None:
         self._call_from_thread = call_from_thread
         self._deliver = deliver
-        self._lanes: deque[Lane] = deque()
+        self._lanes: deque[ConnectionQueue] = deque()
         self._is_waking = False
 
-    def add(self, lane: Lane) -> None:
+    def add(self, lane: ConnectionQueue) -> None:
         """Hand in a lane in which a job has ended. Any thread."""
         if lane.has_ended:
             return
@@ -129,7 +129,7 @@ class WorkerPool:
         self._most = threads
         self._name = f"{name}-{next(self._numbers)}"
         # Lanes that have jobs.
-        self._lanes: deque[Lane] = deque()
+        self._lanes: deque[ConnectionQueue] = deque()
         # The locks that idle threads wait for, each of them its own.
         self._parked: deque[threading.Lock] = deque()
         # Whether one of them is on its way. It wakes the next, if there is more to do than one job:
@@ -140,7 +140,7 @@ class WorkerPool:
         self._starting = threading.Lock()
         self._is_stopped = False
 
-    def submit(self, job: Job, lane: Lane) -> None:
+    def submit(self, job: Job, lane: ConnectionQueue) -> None:
         """Queue a job in a lane.
 
         Reactor: the reactor's thread only.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from kn_sock._io.deadlines import Deadlines
-from kn_sock._serving.context import Served
+from kn_sock._serving.context import ServerCall
 from kn_sock._wire.session import Request
 
 _numbers = itertools.count(1)
@@ -22,10 +22,12 @@ class TimeLimits:
         expire: called with what has not ended in time.
     """
 
-    def __init__(self, clock: IReactorTime, expire: Callable[[Request | Served], object]) -> None:
+    def __init__(
+        self, clock: IReactorTime, expire: Callable[[Request | ServerCall], object]
+    ) -> None:
         self._clock = clock
         self._expire = expire
-        self._open: dict[int, Request | Served] = {}
+        self._open: dict[int, Request | ServerCall] = {}
         self._deadlines = Deadlines(clock, self._open, self._passed)
 
     def add(self, request: Request, seconds: float) -> None:
@@ -35,7 +37,7 @@ class TimeLimits:
         self._open[request.number] = request
         self._deadlines.add(request.number, max(0.0, seconds), len(self._open))
 
-    def begun(self, request: Request, call: Served) -> None:
+    def begun(self, request: Request, call: ServerCall) -> None:
         """Take note which call a request has become."""
         self._open[request.number] = call
 

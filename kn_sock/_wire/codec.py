@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from kn_sock._display import cut, shown
+from kn_sock._display import safe_repr, truncate
 from kn_sock._wire.framing import Line
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, ParseError, RPCError
 
@@ -268,7 +268,7 @@ def decode_unusual(
     if isinstance(value, list):
         return []
     if not isinstance(value, dict):
-        raise NoMessageError(InvalidRequest(f"a message is a JSON object, not {shown(value)}"))
+        raise NoMessageError(InvalidRequest(f"a message is a JSON object, not {safe_repr(value)}"))
     return _message_from(value, line)
 
 
@@ -393,7 +393,7 @@ _MANY_DIGITS: Final = b"0" * 309
 def _reason(problem: BaseException) -> str:
     if isinstance(problem, RecursionError):
         return "it is nested too deeply"
-    return shown(str(problem).removeprefix("JSON is malformed: "))
+    return safe_repr(str(problem).removeprefix("JSON is malformed: "))
 
 
 _scan = json.JSONDecoder().raw_decode
@@ -438,7 +438,7 @@ def _message_from(value: dict[str, Any], line: Line | Raw) -> Message:
         raise NoMessageError(error, dialect)
     for name, (types, wanted) in _MEMBER_TYPES.items():
         if name in value and not isinstance(value[name], types):
-            error = InvalidRequest(f"{name} must be {wanted}, not {shown(value[name])}")
+            error = InvalidRequest(f"{name} must be {wanted}, not {safe_repr(value[name])}")
             raise NoMessageError(error, dialect, None if request_id is UNSET else request_id)
     known = {name: value[name] for name in Message.__struct_fields__ if name in value}
     return Message(**{**known, "id": request_id})
@@ -741,7 +741,9 @@ def encode_error(dialect: Dialect, request_id: RequestId | UnsetType, error: RPC
         return _encode(message, error.data)
     except _UNENCODABLE:
         # Whatever a method raised, its caller gets an answer.
-        without = RPCError(error.code, text) if error.data is not None else InternalError(cut(text))
+        without = (
+            RPCError(error.code, text) if error.data is not None else InternalError(truncate(text))
+        )
         return encode_error(dialect, request_id, without)
 
 

@@ -16,7 +16,7 @@ CANCELLATIONS: Final[Mapping[str, tuple[str, str] | None]] = {
 }
 
 
-class Writer:
+class RequestEncoder:
     """Writes requests. Connections that follow one another share one.
 
     Args:
@@ -38,7 +38,7 @@ class Writer:
         self.cancellation = CANCELLATIONS[cancellation]
         self._ids = itertools.count(1) if ids is None else ids
 
-    def write_call(
+    def encode_call(
         self,
         method: str,
         args: Sequence[Any],
@@ -63,7 +63,7 @@ class Writer:
             self.dialect, request_id, method, args, kwargs, timeout, traceparent
         )
 
-    def write_notification(
+    def encode_notification(
         self,
         method: str,
         args: Sequence[Any],
@@ -86,7 +86,7 @@ class Writer:
             raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
         return encode_request(self.dialect, None, method, args, kwargs, None, traceparent)
 
-    def write_batch(self, lines: Sequence[bytes]) -> bytes:
+    def encode_batch(self, lines: Sequence[bytes]) -> bytes:
         """Join calls and notifications, as written by the two methods above, into one batch.
 
         Raises:
@@ -96,7 +96,7 @@ class Writer:
             raise TypeError(f"the {self.dialect} dialect has no batches; use call()")
         return b"[%b]\n" % b",".join([line[:-1] for line in lines])
 
-    def write_cancel(self, request_id: int) -> bytes | None:
+    def encode_cancel(self, request_id: int) -> bytes | None:
         """Write that a call is given up; ``None`` where there is no way to say it."""
         if self.dialect != "2.0" or self.cancellation is None:
             return None

@@ -34,7 +34,7 @@ from kn_sock._wire.codec import (
     encode_result,
 )
 from kn_sock._wire.framing import PREFIX_BYTES, Line, OverlongLine
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
 
 NO_HEAD = Head(UNSET, "2.0", False)
@@ -101,19 +101,21 @@ class Refusal(Struct):
     in_order: bool = False
 
 
-class Complaint(Struct):
+class UnmatchedError(Struct):
     """The peer reports something it could not read; which call it was, it could not say."""
 
     error: RPCError
 
 
-class Violation(Struct):
+class ProtocolViolation(Struct):
     """The peer broke the protocol so that nothing it says can be matched to a call any more."""
 
     reason: str
 
 
-Event: TypeAlias = Request | Cancel | Answered[P] | Failed[P] | Refusal | Complaint | Violation
+Event: TypeAlias = (
+    Request | Cancel | Answered[P] | Failed[P] | Refusal | UnmatchedError | ProtocolViolation
+)
 
 
 def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
@@ -207,13 +209,13 @@ class Session(Generic[P]):
 
     def __init__(
         self,
-        writer: Writer | None = None,
+        writer: RequestEncoder | None = None,
         *,
         max_line_bytes: int = 4 * 1024 * 1024,
         max_batch: int = 1000,
         unversioned: Literal["1.0", "2.0"] = "1.0",
     ) -> None:
-        self.writer = writer or Writer()
+        self.writer = writer or RequestEncoder()
         # The empty name is no notification's, where calls cannot be given up.
         self._cancel_method, self._cancel_member = self.writer.cancellation or ("", "")
         self._unversioned = unversioned
@@ -270,7 +272,7 @@ class Session(Generic[P]):
             if self._was_issued(request_id):
                 self.late_replies += 1
                 return None
-        return Violation(f"{error}; which call it belongs to cannot be known")
+        return ProtocolViolation(f"{error}; which call it belongs to cannot be known")
 
     def _receive_request(self, message: Message, batch: BatchReply | None = None) -> Event[P]:
         request_id = message.id
@@ -425,7 +427,9 @@ class Session(Generic[P]):
                 if self._was_issued(reply_id):
                     self.late_replies += 1
                     return None
-                return Violation(f"a reply came to the call {reply_id}, which was never made")
+                return ProtocolViolation(
+                    f"a reply came to the call {reply_id}, which was never made"
+                )
             if error is not UNSET:
                 return Failed(pending, error_from_wire(error))
             if result is UNSET:
@@ -436,13 +440,13 @@ class Session(Generic[P]):
             # To a notification, which has no reply by JSON-RPC 1.0, section 1.3: Go's servers have.
             return None
         if error is not UNSET and (reply_id is None or message.jsonrpc == "2.0"):
-            return Complaint(error_from_wire(error))
+            return UnmatchedError(error_from_wire(error))
         if reply_id is UNSET and self.pending and self.dialect != "kn-sock":
-            return Violation(
+            return ProtocolViolation(
                 "the peer replies without ids, as kn-sock 0.3 does; "
                 'connect to it with dialect="kn-sock"'
             )
-        return Violation("a reply came that belongs to no call")
+        return ProtocolViolation("a reply came that belongs to no call")
 
     @property
     def _is_answered_in_order(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from msgspec import UnsetType
 
-from kn_sock._display import cut, shown
+from kn_sock._display import safe_repr, truncate
 from kn_sock.errors import InvalidParams
 from kn_sock.methods.conversion import converter_of, plain_kind
 
@@ -216,7 +216,7 @@ class Method:
         try:
             bound = self.signature.bind(*args, **named)
         except TypeError as problem:
-            raise InvalidParams(f"{self}: {cut(str(problem))}") from None
+            raise InvalidParams(f"{self}: {truncate(str(problem))}") from None
         for name, value in bound.arguments.items():
             convert = self._convert.get(name)
             if convert is None:
@@ -238,10 +238,12 @@ class Method:
             raise InvalidParams(f"{self}: {parameter} is nested too deeply") from None
         except Exception as problem:
             # Of any kind: a dataclass may check itself as it is made.
-            raise InvalidParams(f"{self}: {shown(parameter)}: {cut(str(problem))}") from None
+            raise InvalidParams(
+                f"{self}: {safe_repr(parameter)}: {truncate(str(problem))}"
+            ) from None
 
     def __str__(self) -> str:
-        return cut(f"{self.name}{self.signature if self.signature is not None else '(…)'}")
+        return truncate(f"{self.name}{self.signature if self.signature is not None else '(…)'}")
 
     def __repr__(self) -> str:
         return f"<Method {self} {'on the reactor' if self.on_reactor else 'in a thread'}>"

@@ -24,16 +24,16 @@ from msgspec import UNSET
 from kn_sock._wire.codec import DIALECTS, UNREADABLE, Dialect, Message, decode_message
 from kn_sock._wire.documents import DocumentFramer
 from kn_sock._wire.framing import Framer, LineFramer, OverlongLine
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock._wire.session import (
     Answered,
     Cancel,
-    Complaint,
     Failed,
+    ProtocolViolation,
     Refusal,
     Request,
     Session,
-    Violation,
+    UnmatchedError,
 )
 from kn_sock.conformance._cases import read_groups
 from kn_sock.errors import ErrorCode, MethodNotFound, RPCError
@@ -156,9 +156,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def busy_session(dialect: Dialect) -> Session[int]:
-    session: Session[int] = Session(Writer(dialect), max_line_bytes=2000, max_batch=20)
+    session: Session[int] = Session(RequestEncoder(dialect), max_line_bytes=2000, max_batch=20)
     for _ in range(2):
-        call_id, _line = session.writer.write_call("f", (), {})
+        call_id, _line = session.writer.encode_call("f", (), {})
         session.expect(call_id, call_id)
     return session
 
@@ -179,11 +179,11 @@ def check_outcome(session: Session[int], received: Any) -> Any:
                 line = session.refuse(event, MethodNotFound("there is no such method"))
             if line is not None:
                 check_reply(line)
-        elif isinstance(event, (Failed, Complaint)):
+        elif isinstance(event, (Failed, UnmatchedError)):
             assert isinstance(event.error, RPCError)
             kind = (kind, event.error.code if event.error.code in CODES else 0)
             json.dumps(str(event.error))
-        elif isinstance(event, Violation):
+        elif isinstance(event, ProtocolViolation):
             assert event.reason
         else:
             assert isinstance(event, (Answered, Cancel)), event

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from kn_sock._io.outbox import Outbox, Turn
+from kn_sock._io.outbox import Outbox, WriteCoalescer
 
 
 class FakeTransport:
@@ -27,8 +27,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def turn(clock: Clock) -> Turn:
-    return Turn(clock)
+def turn(clock: Clock) -> WriteCoalescer:
+    return WriteCoalescer(clock)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def transport() -> FakeTransport:
 
 
 @pytest.fixture
-def outbox(transport: FakeTransport, turn: Turn) -> Outbox:
+def outbox(transport: FakeTransport, turn: WriteCoalescer) -> Outbox:
     return Outbox(transport.write, turn)
 
 
@@ -71,7 +71,7 @@ def test_writes_again_in_a_later_turn(
     assert transport.pieces == [b"one\n", b"two\n"]
 
 
-def test_writes_once_to_each_of_several(clock: Clock, turn: Turn) -> None:
+def test_writes_once_to_each_of_several(clock: Clock, turn: WriteCoalescer) -> None:
     transports = [FakeTransport() for _ in range(3)]
     outboxes = [Outbox(transport.write, turn) for transport in transports]
     for outbox in [*outboxes, *outboxes]:
@@ -82,7 +82,7 @@ def test_writes_once_to_each_of_several(clock: Clock, turn: Turn) -> None:
 
 
 def test_a_held_turn_writes_when_it_is_released(
-    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
 ) -> None:
     turn.hold()
     outbox.put(b"one\n")
@@ -95,7 +95,7 @@ def test_a_held_turn_writes_when_it_is_released(
 
 
 def test_only_the_outermost_release_writes(
-    outbox: Outbox, transport: FakeTransport, turn: Turn
+    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer
 ) -> None:
     turn.hold()
     turn.hold()
@@ -107,7 +107,7 @@ def test_only_the_outermost_release_writes(
 
 
 def test_a_release_writes_what_was_put_before_the_hold(
-    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
 ) -> None:
     outbox.put(b"one\n")
     turn.hold()
@@ -118,7 +118,7 @@ def test_a_release_writes_what_was_put_before_the_hold(
 
 
 def test_a_release_of_nothing_writes_nothing(
-    transport: FakeTransport, turn: Turn, clock: Clock
+    transport: FakeTransport, turn: WriteCoalescer, clock: Clock
 ) -> None:
     turn.hold()
     turn.release()
@@ -128,7 +128,7 @@ def test_a_release_of_nothing_writes_nothing(
 
 
 def test_a_flush_writes_at_once_and_only_once(
-    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
 ) -> None:
     outbox.put(b"one\n")
     turn.flush()
@@ -139,7 +139,7 @@ def test_a_flush_writes_at_once_and_only_once(
 
 
 def test_an_outbox_can_be_flushed_alone(
-    outbox: Outbox, transport: FakeTransport, turn: Turn, clock: Clock
+    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
 ) -> None:
     other_transport = FakeTransport()
     other = Outbox(other_transport.write, turn)
@@ -167,7 +167,7 @@ def test_what_a_write_puts_in_is_written_too(
 
 
 def test_one_transport_that_fails_does_not_silence_the_others(
-    turn: Turn, clock: Clock, logged_errors: Any
+    turn: WriteCoalescer, clock: Clock, logged_errors: Any
 ) -> None:
     def fail(data: bytes) -> None:
         raise OSError("gone")
@@ -239,7 +239,7 @@ def test_numbers_stay_right_when_a_write_puts_in_more(
 class Connections:
     """Connections that are read in turns, and answer each read with a line."""
 
-    def __init__(self, count: int, turn: Turn, clock: Clock) -> None:
+    def __init__(self, count: int, turn: WriteCoalescer, clock: Clock) -> None:
         self.transports = [FakeTransport() for _ in range(count)]
         self._outboxes = [Outbox(transport.write, turn) for transport in self.transports]
         self._turn = turn
@@ -264,7 +264,9 @@ class Connections:
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_replies_of_few_connections_leave_at_once(count: int, turn: Turn, clock: Clock) -> None:
+def test_replies_of_few_connections_leave_at_once(
+    count: int, turn: WriteCoalescer, clock: Clock
+) -> None:
     few = Connections(count, turn, clock)
     for number in range(3):
         few.read_all()
@@ -273,7 +275,7 @@ def test_replies_of_few_connections_leave_at_once(count: int, turn: Turn, clock:
 
 
 def test_replies_of_many_connections_leave_together_when_the_turn_ends(
-    turn: Turn, clock: Clock
+    turn: WriteCoalescer, clock: Clock
 ) -> None:
     many = Connections(50, turn, clock)
     for number in range(3):
@@ -286,7 +288,9 @@ def test_replies_of_many_connections_leave_together_when_the_turn_ends(
     assert many.written == before
 
 
-def test_one_of_many_that_is_read_again_is_answered_at_once(turn: Turn, clock: Clock) -> None:
+def test_one_of_many_that_is_read_again_is_answered_at_once(
+    turn: WriteCoalescer, clock: Clock
+) -> None:
     many = Connections(50, turn, clock)
     many.read_all()
     clock.advance(0)
@@ -298,7 +302,9 @@ def test_one_of_many_that_is_read_again_is_answered_at_once(turn: Turn, clock: C
     assert many.written[3] == 2
 
 
-def test_replies_do_not_wait_for_the_slow_requests_of_many_others(turn: Turn, clock: Clock) -> None:
+def test_replies_do_not_wait_for_the_slow_requests_of_many_others(
+    turn: WriteCoalescer, clock: Clock
+) -> None:
     many = Connections(50, turn, clock)
     many.read_all()
     clock.advance(0)

@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Factory, Protocol
 
 from kn_sock import ConnectionLost, RPCError, RPCServerFactory, connect, in_reactor
-from kn_sock._io.watchdogs import StallWatch
+from kn_sock._io.watchdogs import SendWatchdog
 from kn_sock.testing import MemoryNetwork, MemoryReactor, MemoryTransport, connected_pair
 
 
@@ -302,7 +302,7 @@ def test_without_a_limit_nobody_is_disconnected(network: MemoryNetwork) -> None:
 
 def test_a_peer_that_reads_again_is_watched_anew() -> None:
     clock, taken, given_up = MemoryReactor(), [0], []
-    watch = StallWatch(clock, 10.0, lambda: taken[0], lambda: given_up.append(clock.seconds()))
+    watch = SendWatchdog(clock, 10.0, lambda: taken[0], lambda: given_up.append(clock.seconds()))
     watch.begin()
     clock.advance(9.0)
     watch.end()

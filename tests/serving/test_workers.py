@@ -10,7 +10,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from kn_sock._serving.threads import Finished, Lane, WorkerPool
+from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, WorkerPool
 
 # Long enough for any machine; nothing waits for it unless it fails.
 PATIENCE = 20.0
@@ -81,12 +81,12 @@ def nothing() -> None:
 
 
 @pytest.fixture
-def finished(reactor: FakeReactor) -> Finished:
-    def deliver(lanes: deque[Lane]) -> None:
+def finished(reactor: FakeReactor) -> CompletionNotifier:
+    def deliver(lanes: deque[ConnectionQueue]) -> None:
         for _ in range(len(lanes)):
             lanes.popleft().deliver()
 
-    return Finished(reactor.call_from_thread, deliver)
+    return CompletionNotifier(reactor.call_from_thread, deliver)
 
 
 @pytest.fixture
@@ -95,24 +95,24 @@ def delivered() -> list[Task]:
 
 
 @pytest.fixture
-def make_lane(finished: Finished, delivered: list[Task]) -> Callable[[], Lane]:
-    def make() -> Lane:
+def make_lane(finished: CompletionNotifier, delivered: list[Task]) -> Callable[[], ConnectionQueue]:
+    def make() -> ConnectionQueue:
         def done() -> None:
             while made.ended:
                 delivered.append(made.ended.popleft())
 
-        made = Lane(finished, done)
+        made = ConnectionQueue(finished, done)
         return made
 
     return make
 
 
 @pytest.fixture
-def lane(make_lane: Callable[[], Lane]) -> Lane:
+def lane(make_lane: Callable[[], ConnectionQueue]) -> ConnectionQueue:
     return make_lane()
 
 
-def put(lane: Lane, function: Callable[[], object] = nothing) -> Task:
+def put(lane: ConnectionQueue, function: Callable[[], object] = nothing) -> Task:
     task = Task(function)
     lane.waiting.append(task)
     return task
@@ -122,7 +122,7 @@ def put(lane: Lane, function: Callable[[], object] = nothing) -> Task:
 
 
 def test_a_job_runs_once_and_is_delivered(
-    lane: Lane, reactor: FakeReactor, delivered: list[Task]
+    lane: ConnectionQueue, reactor: FakeReactor, delivered: list[Task]
 ) -> None:
     ran: list[int] = []
     task = put(lane, lambda: ran.append(1))
@@ -134,7 +134,7 @@ def test_a_job_runs_once_and_is_delivered(
     assert delivered == [task]
 
 
-def test_the_job_that_waited_longest_is_run_first(lane: Lane) -> None:
+def test_the_job_that_waited_longest_is_run_first(lane: ConnectionQueue) -> None:
     ran: list[int] = []
     for number in range(3):
         put(lane, partial(ran.append, number))
@@ -143,7 +143,7 @@ def test_the_job_that_waited_longest_is_run_first(lane: Lane) -> None:
     assert ran == [0, 1]
 
 
-def test_a_withdrawn_job_never_runs(lane: Lane, reactor: FakeReactor) -> None:
+def test_a_withdrawn_job_never_runs(lane: ConnectionQueue, reactor: FakeReactor) -> None:
     task = put(lane, lambda: pytest.fail("it ran"))
     assert lane.withdraw(task)
     assert not lane.withdraw(task)
@@ -151,7 +151,7 @@ def test_a_withdrawn_job_never_runs(lane: Lane, reactor: FakeReactor) -> None:
     assert reactor.wanted.empty()
 
 
-def test_a_withdrawn_job_leaves_the_others_their_order(lane: Lane) -> None:
+def test_a_withdrawn_job_leaves_the_others_their_order(lane: ConnectionQueue) -> None:
     ran: list[int] = []
     tasks = [put(lane, partial(ran.append, number)) for number in range(3)]
     assert lane.withdraw(tasks[1])
@@ -160,7 +160,7 @@ def test_a_withdrawn_job_leaves_the_others_their_order(lane: Lane) -> None:
     assert ran == [0, 2]
 
 
-def test_a_job_that_runs_cannot_be_withdrawn(lane: Lane, gate: Gate) -> None:
+def test_a_job_that_runs_cannot_be_withdrawn(lane: ConnectionQueue, gate: Gate) -> None:
     task = put(lane, gate)
     thread = threading.Thread(target=lane.run_next)
     thread.start()
@@ -171,7 +171,7 @@ def test_a_job_that_runs_cannot_be_withdrawn(lane: Lane, gate: Gate) -> None:
     assert not lane.withdraw(task)
 
 
-def test_a_job_is_either_run_or_withdrawn(lane: Lane) -> None:
+def test_a_job_is_either_run_or_withdrawn(lane: ConnectionQueue) -> None:
     ran: list[int] = []
     tasks = [put(lane, partial(ran.append, index)) for index in range(2000)]
     start = threading.Barrier(2)
@@ -194,7 +194,7 @@ def test_a_job_is_either_run_or_withdrawn(lane: Lane) -> None:
 
 
 def test_many_finished_jobs_wake_the_reactor_once(
-    make_lane: Callable[[], Lane], reactor: FakeReactor, delivered: list[Task]
+    make_lane: Callable[[], ConnectionQueue], reactor: FakeReactor, delivered: list[Task]
 ) -> None:
     first, second = make_lane(), make_lane()
     tasks = [put(lane) for lane in (first, second) for _ in range(50)]
@@ -207,7 +207,7 @@ def test_many_finished_jobs_wake_the_reactor_once(
 
 
 def test_a_job_that_finishes_after_a_delivery_wakes_the_reactor_again(
-    lane: Lane, reactor: FakeReactor, delivered: list[Task]
+    lane: ConnectionQueue, reactor: FakeReactor, delivered: list[Task]
 ) -> None:
     first, second = put(lane), put(lane)
     lane.run_next()
@@ -219,7 +219,7 @@ def test_a_job_that_finishes_after_a_delivery_wakes_the_reactor_again(
 
 
 def test_a_job_that_finishes_during_a_delivery_wakes_the_reactor_again(
-    finished: Finished, reactor: FakeReactor
+    finished: CompletionNotifier, reactor: FakeReactor
 ) -> None:
     order: list[Task] = []
 
@@ -229,7 +229,7 @@ def test_a_job_that_finishes_during_a_delivery_wakes_the_reactor_again(
         if len(order) == 1:
             only.run_next()
 
-    only = Lane(finished, done)
+    only = ConnectionQueue(finished, done)
     first, second = put(only), put(only)
     only.run_next()
     reactor.turn()
@@ -239,7 +239,7 @@ def test_a_job_that_finishes_during_a_delivery_wakes_the_reactor_again(
 
 
 def test_nothing_finished_in_any_thread_is_forgotten(
-    make_lane: Callable[[], Lane], reactor: FakeReactor, delivered: list[Task]
+    make_lane: Callable[[], ConnectionQueue], reactor: FakeReactor, delivered: list[Task]
 ) -> None:
     def run() -> None:
         for number in range(500):
@@ -262,7 +262,7 @@ def test_nothing_finished_in_any_thread_is_forgotten(
 
 
 def test_runs_what_is_submitted_in_order(
-    make_pool: Callable[[int], WorkerPool], lane: Lane
+    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     results: SimpleQueue[int] = SimpleQueue()
     pool = make_pool(1)
@@ -273,7 +273,7 @@ def test_runs_what_is_submitted_in_order(
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_runs_as_many_at_once_as_it_has_threads(
-    threads: int, make_pool: Callable[[int], WorkerPool], lane: Lane
+    threads: int, make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     # None of them can end before all have begun: a pool that starts a thread too few is stuck.
     for _ in range(20):
@@ -290,7 +290,7 @@ def test_runs_as_many_at_once_as_it_has_threads(
 
 
 def test_a_pool_that_was_idle_runs_as_many_at_once_again(
-    make_pool: Callable[[int], WorkerPool], lane: Lane
+    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     """However its threads went to rest: one that nobody woke would leave the others waiting."""
     pool = make_pool(4)
@@ -307,7 +307,7 @@ def test_a_pool_that_was_idle_runs_as_many_at_once_again(
 
 
 def test_a_pool_that_was_idle_starts_the_threads_that_it_may_have_beside(
-    make_pool: Callable[[int], WorkerPool], lane: Lane
+    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     """More jobs than threads that are idle, and fewer than there may be: each has one at once."""
 
@@ -329,24 +329,24 @@ def test_a_pool_that_was_idle_starts_the_threads_that_it_may_have_beside(
 
 
 def test_an_idle_thread_keeps_no_connection(make_pool: Callable[[int], WorkerPool]) -> None:
-    class Place(Lane):
+    class Place(ConnectionQueue):
         __slots__ = ("__weakref__",)
 
     pool = make_pool(1)
     gate = Gate()
     gate.opened.set()
-    waked, lane = threading.Event(), Place(Finished(lambda _: waked.set(), list), list)
+    waked, lane = threading.Event(), Place(CompletionNotifier(lambda _: waked.set(), list), list)
     gone = threading.Event()
     weakref.finalize(lane, gone.set)
     pool.submit(Task(nothing), lane)
     assert waked.wait(PATIENCE)
-    lane.finished = Finished(list, list)
+    lane.finished = CompletionNotifier(list, list)
     del lane
     assert gone.wait(2)
 
 
 def test_one_that_blocks_does_not_hold_up_the_next(
-    make_pool: Callable[[int], WorkerPool], lane: Lane
+    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     for _ in range(20):
         pool = make_pool(4)
@@ -360,7 +360,7 @@ def test_one_that_blocks_does_not_hold_up_the_next(
 
 
 def test_runs_no_more_at_once_than_it_has_threads(
-    make_pool: Callable[[int], WorkerPool], lane: Lane
+    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     lock = threading.Lock()
     running: list[int] = []
@@ -390,7 +390,7 @@ def test_starts_no_thread_before_it_is_needed() -> None:
 
 
 def test_its_threads_keep_nothing_from_ending(
-    make_pool: Callable[[int], WorkerPool], lane: Lane
+    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
 ) -> None:
     found: SimpleQueue[threading.Thread] = SimpleQueue()
     make_pool(1).submit(Task(lambda: found.put(threading.current_thread())), lane)
@@ -399,7 +399,7 @@ def test_its_threads_keep_nothing_from_ending(
     assert thread.name.startswith("kn_sock-")
 
 
-def test_its_threads_end_when_it_stops(gate: Gate, lane: Lane) -> None:
+def test_its_threads_end_when_it_stops(gate: Gate, lane: ConnectionQueue) -> None:
     found: SimpleQueue[threading.Thread] = SimpleQueue()
     pool = WorkerPool(2)
     pool.submit(Task(lambda: found.put(threading.current_thread())), lane)
@@ -413,7 +413,7 @@ def test_its_threads_end_when_it_stops(gate: Gate, lane: Lane) -> None:
     assert not thread.is_alive()
 
 
-def test_stopping_waits_for_nobody(gate: Gate, lane: Lane) -> None:
+def test_stopping_waits_for_nobody(gate: Gate, lane: ConnectionQueue) -> None:
     pool = WorkerPool(1)
     pool.submit(Task(gate), lane)
     assert gate.entered.wait(PATIENCE)
@@ -422,7 +422,7 @@ def test_stopping_waits_for_nobody(gate: Gate, lane: Lane) -> None:
 
 
 def test_a_pool_that_gets_no_thread_at_all_says_so(
-    monkeypatch: pytest.MonkeyPatch, lane: Lane
+    monkeypatch: pytest.MonkeyPatch, lane: ConnectionQueue
 ) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -433,7 +433,10 @@ def test_a_pool_that_gets_no_thread_at_all_says_so(
 
 
 def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
-    make_pool: Callable[[int], WorkerPool], monkeypatch: pytest.MonkeyPatch, gate: Gate, lane: Lane
+    make_pool: Callable[[int], WorkerPool],
+    monkeypatch: pytest.MonkeyPatch,
+    gate: Gate,
+    lane: ConnectionQueue,
 ) -> None:
     pool = make_pool(4)
     pool.submit(Task(gate), lane)
@@ -451,7 +454,9 @@ def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
 
 
 def test_lanes_take_turns(
-    make_pool: Callable[[int], WorkerPool], gate: Gate, make_lane: Callable[[], Lane]
+    make_pool: Callable[[int], WorkerPool],
+    gate: Gate,
+    make_lane: Callable[[], ConnectionQueue],
 ) -> None:
     """One connection's thousand calls do not keep another's single one waiting."""
     single = make_pool(1)
@@ -470,7 +475,7 @@ def test_lanes_take_turns(
 
 
 def test_one_lane_has_every_thread(
-    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], Lane]
+    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], ConnectionQueue]
 ) -> None:
     four, lane, barrier = make_pool(4), make_lane(), threading.Barrier(4)
     done: SimpleQueue[int] = SimpleQueue()
@@ -485,7 +490,7 @@ def test_one_lane_has_every_thread(
 
 
 def test_no_call_is_lost_where_lanes_run_empty_all_the_time(
-    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], Lane]
+    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], ConnectionQueue]
 ) -> None:
     several = make_pool(3)
     results: SimpleQueue[int] = SimpleQueue()

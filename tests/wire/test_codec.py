@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from kn_sock._display import shown
+from kn_sock._display import safe_repr
 from kn_sock._wire import codec
 from kn_sock._wire.codec import (
     DIALECTS,
@@ -36,7 +36,7 @@ from kn_sock._wire.codec import (
     encode_result,
     read_head,
 )
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock._wire.session import Answered, Failed, Refusal, Request, Session
 from kn_sock.errors import InternalError, InvalidRequest, ParseError, RPCError
 
@@ -431,10 +431,10 @@ def test_shows_only_the_beginning_of_what_was_wrong(line: bytes) -> None:
 
 
 def test_shows_a_short_value_whole_and_a_long_one_cut() -> None:
-    assert shown("short") == "short"
-    assert shown([1]) == "[1]"
-    assert len(shown("x" * 1000)) == 60
-    assert shown("x" * 1000).endswith("…")
+    assert safe_repr("short") == "short"
+    assert safe_repr([1]) == "[1]"
+    assert len(safe_repr("x" * 1000)) == 60
+    assert safe_repr("x" * 1000).endswith("…")
 
 
 @pytest.mark.parametrize(
@@ -661,8 +661,8 @@ def same(left: Any, right: Any) -> bool:
 @pure
 @given(json_values, st.sampled_from(DIALECTS))
 def test_a_result_comes_back_as_it_went(value: Any, dialect: Dialect) -> None:
-    caller: Session[str] = Session(Writer(dialect))
-    request_id, _ = caller.writer.write_call("f", (), {})
+    caller: Session[str] = Session(RequestEncoder(dialect))
+    request_id, _ = caller.writer.encode_call("f", (), {})
     caller.expect(request_id, "call")
     event = caller.receive(encode_result(dialect, request_id, value).removesuffix(b"\n"))
     assert isinstance(event, Answered)

@@ -14,16 +14,16 @@ from msgspec import UNSET
 
 from kn_sock._wire.codec import DIALECTS, Dialect
 from kn_sock._wire.framing import PREFIX_BYTES, OverlongLine
-from kn_sock._wire.requests import Writer
+from kn_sock._wire.requests import RequestEncoder
 from kn_sock._wire.session import (
     Answered,
     Cancel,
-    Complaint,
     Failed,
+    ProtocolViolation,
     Refusal,
     Request,
     Session,
-    Violation,
+    UnmatchedError,
 )
 from kn_sock.errors import (
     ErrorCode,
@@ -439,16 +439,16 @@ def test_refuses_the_older_dialects_in_a_batch() -> None:
 def session() -> Session[str]:
     session: Session[str] = Session()
     for name in ("one", "two"):
-        request_id, _ = session.writer.write_call(name, (), {})
+        request_id, _ = session.writer.encode_call(name, (), {})
         session.expect(request_id, name)
     return session
 
 
 @pytest.fixture
 def plain_session() -> Session[str]:
-    session: Session[str] = Session(Writer("kn-sock"))
+    session: Session[str] = Session(RequestEncoder("kn-sock"))
     for name in ("one", "two"):
-        request_id, _ = session.writer.write_call(name, (), {})
+        request_id, _ = session.writer.encode_call(name, (), {})
         session.expect(request_id, name)
     return session
 
@@ -469,7 +469,7 @@ def test_only_the_very_id_answers_a_call(
     session: Session[str], reply_id: bytes, outcome: bytes
 ) -> None:
     event = session.receive(b'{"jsonrpc":"2.0","id":%b,%b}' % (reply_id, outcome))
-    assert isinstance(event, (Violation, Complaint, Refusal))
+    assert isinstance(event, (ProtocolViolation, UnmatchedError, Refusal))
     assert session.pending == {1: "one", 2: "two"}
 
 
@@ -496,16 +496,18 @@ def test_a_reply_to_a_call_never_made_is_a_violation(
     session: Session[str], reply_id: bytes
 ) -> None:
     line = b'{"jsonrpc":"2.0","id":%b,"result":5}' % reply_id
-    assert isinstance(session.receive(line), Violation)
+    assert isinstance(session.receive(line), ProtocolViolation)
 
 
 def test_a_reply_before_any_call_is_a_violation() -> None:
-    assert isinstance(Session[Any]().receive(b'{"jsonrpc":"2.0","id":1,"result":5}'), Violation)
+    assert isinstance(
+        Session[Any]().receive(b'{"jsonrpc":"2.0","id":1,"result":5}'), ProtocolViolation
+    )
 
 
 def test_a_reply_without_id_is_a_violation(session: Session[str]) -> None:
     event = session.receive(b'{"result":5}')
-    assert isinstance(event, Violation)
+    assert isinstance(event, ProtocolViolation)
     assert 'dialect="kn-sock"' in event.reason
 
 
@@ -586,7 +588,7 @@ def test_a_result_that_looks_like_a_message_passes_untouched(
 def test_an_error_without_id_is_a_complaint(session: Session[str]) -> None:
     line = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}'
     event = session.receive(line)
-    assert isinstance(event, Complaint)
+    assert isinstance(event, UnmatchedError)
     assert event.error.code == -32700
     assert len(session.pending) == 2
 
@@ -601,7 +603,7 @@ def test_replies_may_come_as_a_batch(session: Session[str]) -> None:
 def test_takes_a_batch_of_replies_as_large_as_what_it_asked() -> None:
     session: Session[int] = Session(max_batch=2)
     for _ in range(5):
-        request_id, _line = session.writer.write_call("f", (), {})
+        request_id, _line = session.writer.encode_call("f", (), {})
         session.expect(request_id, request_id)
     line = json.dumps([success(number, number) for number in range(1, 6)]).encode()
     assert session.receive(line) == [Answered(number, number) for number in range(1, 6)]
@@ -623,7 +625,7 @@ def test_a_reply_that_cannot_be_read_leaves_no_call_waiting_for_ever(
     session: Session[str], result: bytes
 ) -> None:
     event = session.receive(b'{"jsonrpc":"2.0","id":1,"result":%b}' % result)
-    assert isinstance(event, (Failed, Violation))
+    assert isinstance(event, (Failed, ProtocolViolation))
     if isinstance(event, Failed):
         assert event.pending == "one"
 
@@ -639,8 +641,8 @@ def test_gives_all_pending_calls_in_order_when_the_connection_is_lost(
 def test_ids_taken_out_of_order_are_all_known() -> None:
     session: Session[str] = Session()
     (first, _), (second, _) = (
-        session.writer.write_call("a", (), {}),
-        session.writer.write_call("b", (), {}),
+        session.writer.encode_call("a", (), {}),
+        session.writer.encode_call("b", (), {}),
     )
     session.expect(second, "b")
     session.expect(first, "a")
@@ -651,13 +653,13 @@ def test_ids_taken_out_of_order_are_all_known() -> None:
 
 def test_ids_go_on_over_connections_that_share_them() -> None:
     ids = iter(range(5, 100))
-    writer = Writer(ids=ids)
+    writer = RequestEncoder(ids=ids)
     new: Session[str] = Session(writer)
-    old_id, _ = writer.write_call("f", (), {})
-    new_id, _ = writer.write_call("f", (), {})
+    old_id, _ = writer.encode_call("f", (), {})
+    new_id, _ = writer.encode_call("f", (), {})
     new.expect(new_id, "new")
     assert (old_id, new_id) == (5, 6)
-    assert isinstance(new.receive(b'{"jsonrpc":"2.0","id":5,"result":1}'), Violation)
+    assert isinstance(new.receive(b'{"jsonrpc":"2.0","id":5,"result":1}'), ProtocolViolation)
     assert new.pending == {6: "new"}
 
 
@@ -687,7 +689,7 @@ def test_a_0_3_call_that_was_never_sent_has_no_reply(plain_session: Session[str]
 def test_a_reply_of_0_3_too_many_is_a_violation(plain_session: Session[str]) -> None:
     plain_session.receive(b'{"result": 1}')
     plain_session.receive(b'{"result": 2}')
-    assert isinstance(plain_session.receive(b'{"result": 3}'), Violation)
+    assert isinstance(plain_session.receive(b'{"result": 3}'), ProtocolViolation)
 
 
 @pytest.mark.parametrize(
@@ -723,7 +725,7 @@ def test_a_strange_reply_of_0_3_is_not_passed_over(
     # Each line from such a peer answers one call: to pass over one would give every later call the
     # reply of the call before it, and to answer it would have the peer send one more.
     event = plain_session.receive(line)
-    assert isinstance(event, (Failed, Violation))
+    assert isinstance(event, (Failed, ProtocolViolation))
     if isinstance(event, Failed):
         assert event.pending == "one"
         assert plain_session.receive(b'{"result": 2}') == Answered("two", 2)
@@ -734,36 +736,39 @@ def test_a_strange_reply_of_0_3_is_not_passed_over(
 
 def test_writes_calls_with_increasing_ids() -> None:
     session: Session[Any] = Session()
-    assert session.writer.write_call("f", (1,), {}) == (
+    assert session.writer.encode_call("f", (1,), {}) == (
         1,
         b'{"jsonrpc":"2.0","id":1,"method":"f","params":[1]}\n',
     )
-    assert session.writer.write_call("f", (), {}) == (2, b'{"jsonrpc":"2.0","id":2,"method":"f"}\n')
+    assert session.writer.encode_call("f", (), {}) == (
+        2,
+        b'{"jsonrpc":"2.0","id":2,"method":"f"}\n',
+    )
 
 
 def test_writes_notifications_without_an_id() -> None:
-    assert Session[Any]().writer.write_notification("f", (1,), {}) == (
+    assert Session[Any]().writer.encode_notification("f", (1,), {}) == (
         b'{"jsonrpc":"2.0","method":"f","params":[1]}\n'
     )
-    assert Session[Any](Writer("1.0")).writer.write_notification("f", (1,), {}) == (
+    assert Session[Any](RequestEncoder("1.0")).writer.encode_notification("f", (1,), {}) == (
         b'{"id":null,"method":"f","params":[1]}\n'
     )
     with pytest.raises(TypeError, match="no notifications"):
-        Session[Any](Writer("kn-sock")).writer.write_notification("f", (1,), {})
+        Session[Any](RequestEncoder("kn-sock")).writer.encode_notification("f", (1,), {})
 
 
 def test_writes_a_cancellation_only_where_the_peer_knows_it() -> None:
-    assert Session[Any]().writer.write_cancel(7) == (
+    assert Session[Any]().writer.encode_cancel(7) == (
         b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":7}}\n'
     )
-    assert Session[Any](Writer("1.0")).writer.write_cancel(7) is None
-    assert Session[Any](Writer("kn-sock")).writer.write_cancel(7) is None
+    assert Session[Any](RequestEncoder("1.0")).writer.encode_cancel(7) is None
+    assert Session[Any](RequestEncoder("kn-sock")).writer.encode_cancel(7) is None
 
 
 def test_writes_a_batch_as_one_line() -> None:
     session: Session[Any] = Session()
-    _, call = session.writer.write_call("echo", ("\n",), {})
-    line = session.writer.write_batch([call, session.writer.write_notification("update", (), {})])
+    _, call = session.writer.encode_call("echo", ("\n",), {})
+    line = session.writer.encode_batch([call, session.writer.encode_notification("update", (), {})])
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert reply(line) == [success(1, "\n")]
@@ -772,7 +777,7 @@ def test_writes_a_batch_as_one_line() -> None:
 @pytest.mark.parametrize("dialect", ["1.0", "kn-sock"])
 def test_writes_no_batch_in_the_older_dialects(dialect: Dialect) -> None:
     with pytest.raises(TypeError, match="no batches"):
-        Writer(dialect).write_batch([])
+        RequestEncoder(dialect).encode_batch([])
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -924,7 +929,7 @@ def test_a_request_that_is_too_long_is_answered_with_its_id() -> None:
 
 
 def test_a_long_1_0_request_is_answered_in_its_dialect() -> None:
-    _, line = Session[Any](Writer("1.0")).writer.write_call("echo", ("x" * 600,), {})
+    _, line = Session[Any](RequestEncoder("1.0")).writer.encode_call("echo", ("x" * 600,), {})
     event = Session[Any]().receive_overlong(OverlongLine(line))
     assert isinstance(event, Refusal)
     answer = json.loads(event.line)
@@ -995,7 +1000,7 @@ def test_a_late_reply_that_is_too_long_is_ignored(session: Session[str]) -> None
 
 def test_a_long_reply_to_no_call_is_a_violation(session: Session[str]) -> None:
     for start in (b'{"jsonrpc":"2.0","id":9,"result":"', b'[{"jsonrpc":"2.0","id":1,"result":"'):
-        assert isinstance(session.receive_overlong(overlong(start)), Violation)
+        assert isinstance(session.receive_overlong(overlong(start)), ProtocolViolation)
 
 
 def test_a_long_reply_of_0_3_fails_the_call_whose_turn_it_is(plain_session: Session[str]) -> None:
@@ -1046,24 +1051,26 @@ def check_request(session: Session[Any], request: Request) -> None:
 def check_outcome(session: Session[Any], received: Any) -> None:
     events = events_of(received)
     for event in events:
-        assert isinstance(event, (Request, Cancel, Answered, Failed, Refusal, Complaint, Violation))
+        assert isinstance(
+            event, (Request, Cancel, Answered, Failed, Refusal, UnmatchedError, ProtocolViolation)
+        )
         if isinstance(event, Refusal):
             check_reply(event.line)
         elif isinstance(event, Request):
             check_request(session, event)
-        elif isinstance(event, (Failed, Complaint)):
+        elif isinstance(event, (Failed, UnmatchedError)):
             assert isinstance(event.error, RPCError)
             assert isinstance(str(event.error), str)
-        elif isinstance(event, Violation):
+        elif isinstance(event, ProtocolViolation):
             assert event.reason
     batches = [event.batch for event in events if isinstance(event, Request) and event.batch]
     assert all(batch.awaited == 0 for batch in batches)
 
 
 def busy_session(dialect: Dialect) -> Session[int]:
-    session: Session[int] = Session(Writer(dialect))
+    session: Session[int] = Session(RequestEncoder(dialect))
     for _ in range(2):
-        request_id, _line = session.writer.write_call("f", (), {})
+        request_id, _line = session.writer.encode_call("f", (), {})
         session.expect(request_id, request_id)
     return session
 
@@ -1354,7 +1361,7 @@ class FakeEnd:
     """One end of a wire in memory, and what became of each of its calls."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.session: Session[int] = Session(Writer(dialect))
+        self.session: Session[int] = Session(RequestEncoder(dialect))
         self.inbox: deque[bytes] = deque()
         self.requests: deque[Request] = deque()
         self.made: dict[int, Any] = {}
@@ -1362,7 +1369,7 @@ class FakeEnd:
         self.peer: FakeEnd
 
     def call(self, token: int) -> bytes:
-        request_id, line = self.session.writer.write_call("echo", (token,), {})
+        request_id, line = self.session.writer.encode_call("echo", (token,), {})
         self.session.expect(request_id, request_id)
         self.made[request_id] = token
         return line
@@ -1375,7 +1382,7 @@ class FakeEnd:
         if request_id in self.session.pending:
             self.session.forget(request_id, was_sent=True)
             self.ended.append(request_id)
-            self.send(self.session.writer.write_cancel(request_id))
+            self.send(self.session.writer.encode_cancel(request_id))
 
     def lose(self) -> None:
         self.ended += self.session.take_all_pending()
@@ -1416,11 +1423,11 @@ def act(draw: Callable[[st.SearchStrategy[Any]], Any], end: FakeEnd, token: int)
     if action == "call":
         end.send(end.call(token))
     elif action == "notify" and dialect != "kn-sock":
-        end.send(end.session.writer.write_notification("echo", (token,), {}))
+        end.send(end.session.writer.encode_notification("echo", (token,), {}))
     elif action == "batch" and dialect == "2.0":
         lines = [end.call(token * 10 + index) for index in range(draw(st.integers(1, 3)))]
-        lines.append(end.session.writer.write_notification("echo", (token,), {}))
-        end.send(end.session.writer.write_batch(lines))
+        lines.append(end.session.writer.encode_notification("echo", (token,), {}))
+        end.send(end.session.writer.encode_batch(lines))
     elif action == "deliver" and end.inbox:
         end.deliver()
     elif action == "again" and end.inbox and dialect != "kn-sock":
