@@ -1160,7 +1160,7 @@ OUTCOMES: list[tuple[Any, str]] = [
         """,
     ),
     (
-        "Violation",
+        "ProtocolViolation",
         """
         reply_error_null_alone reply_id_fraction reply_id_missing reply_id_null
         reply_id_string reply_never_asked
@@ -1185,7 +1185,7 @@ OUTCOMES: list[tuple[Any, str]] = [
         """,
     ),
     (
-        "Complaint",
+        "UnmatchedError",
         """
         reply_error_code_huge reply_error_code_string reply_error_nested
         """,
@@ -1202,7 +1202,7 @@ OUTCOMES: list[tuple[Any, str]] = [
     (["Request", "Request"], "batch_same_id_twice"),
     ((-32010, None), "batch_too_large"),
     ((-32600, 7), "object_id_alone"),
-    (["Violation", "Violation"], "reply_batch_never_asked"),
+    (["ProtocolViolation", "ProtocolViolation"], "reply_batch_never_asked"),
 ]
 
 
