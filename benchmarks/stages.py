@@ -50,7 +50,7 @@ _PLACES: Final = [
     ("kn_sock/_inbound.py", "", r"decode_message|messages", "decode"),
     ("kn_sock/_inbound.py", "", r"turn", "gather"),
     ("kn_sock/_inbound.py", "", "", "framing"),
-    ("kn_sock/_codec.py", "", "", "encode"),
+    ("kn_sock/_wire/encoding.py", "", "", "encode"),
     ("kn_sock/_outbox.py", "", "encode", "encode"),
     ("kn_sock/_outbox.py", "", "", "gather"),
     ("kn_sock/_common.py", "", r"current|method\.function|Call\(|_is_over = ", "call"),

@@ -28,7 +28,7 @@ from kn_sock._client.failover import OnConnected
 from kn_sock._intercept.chain import Interceptor
 from kn_sock._server.listening import LISTEN_BACKLOG
 from kn_sock._serving.context import time_left
-from kn_sock._wire.codec import Dialect
+from kn_sock._wire.dialects import DialectName
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
 from kn_sock.errors import ConnectionLost
@@ -90,7 +90,7 @@ class RPCClient:
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = False,
-        dialect: Dialect = "2.0",
+        dialect: DialectName = "2.0",
         funcs: Functions | None = None,
         credentials: CredentialsLike | None = None,
         interceptors: Sequence[Interceptor] = (),

@@ -9,7 +9,7 @@ from weakref import ref
 from msgspec import Struct
 
 from kn_sock._serving.context import ServerCall, current
-from kn_sock._wire.session import Request
+from kn_sock._wire.events import Request
 
 if TYPE_CHECKING:
     from kn_sock._io.peer import PeerProcess

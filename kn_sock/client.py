@@ -24,7 +24,7 @@ from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._serving.runner import Runner
 from kn_sock._settings import ConnectionContext
 from kn_sock._version import __version__
-from kn_sock._wire.codec import DIALECTS, Dialect
+from kn_sock._wire.dialects import DialectName, dialect_named
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
@@ -71,7 +71,7 @@ class ClientFactory(Factory):
         self,
         reactor: Any,
         *,
-        dialect: Dialect = "2.0",
+        dialect: DialectName = "2.0",
         timeout: float | None = DEFAULT_TIMEOUT,
         propagate_deadline: bool = False,
         funcs: Functions | None = None,
@@ -82,8 +82,6 @@ class ClientFactory(Factory):
         ended: Callable[[RPCProtocol], object] = lambda _: None,
         **options: Any,
     ) -> None:
-        if dialect not in DIALECTS:
-            raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
         methods = MethodTable(funcs)
         turn = turn or WriteCoalescer(reactor)
         # A server's are around what it serves, a client's around what it calls.
@@ -106,7 +104,7 @@ class ClientFactory(Factory):
             self._reports,
         )
         call_options = CallOptions(timeout, propagate_deadline)
-        writer = RequestEncoder(dialect, server_options.cancellation)
+        writer = RequestEncoder(dialect_named(dialect), server_options.cancellation)
         self.settings = ConnectionContext(
             self._runner,
             turn,

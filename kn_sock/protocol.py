@@ -43,10 +43,11 @@ from kn_sock._io.watchdogs import IdleWatchdog, SendWatchdog
 from kn_sock._observe.reports import ConnectionReport
 from kn_sock._serving.fastpath import FastDispatcher
 from kn_sock._settings import ConnectionContext
-from kn_sock._wire import codec
+from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.documents import DocumentFramer
+from kn_sock._wire.events import Request
 from kn_sock._wire.framing import Framer, LineFramer
-from kn_sock._wire.session import Request, Session
+from kn_sock._wire.session import Session
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
 from kn_sock.methods.table import Method
@@ -210,7 +211,7 @@ class RPCProtocol(Inbound):
             self._handle(self._take_backlog())
         if self._framer.unfinished and self._state is State.OPEN:
             error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
-            self._outbox.put(codec.encode_error("2.0", None, error))
+            self._outbox.put(JSONRPC_2.encode_error(None, error))
         self._peer_is_done = True
         self._end_calls("the peer sends no more", None)
         self._close_when_answered(is_read_to_the_end=True)

@@ -175,7 +175,7 @@ class Outgoing:
         pending = session.pending
         in_flight = len(pending)
         for call in calls:
-            session.expect(call.call_id, call)
+            session.register(call.call_id, call)
             if call.timeout is not None:
                 self._deadlines.add(call.call_id, call.timeout, len(pending))
         if in_flight >= _MOST_IN_FLIGHT or self._queued:
@@ -235,7 +235,7 @@ class Outgoing:
             return False
         if call.line_number == _QUEUED:
             # Its line is left out when its turn comes, or what it shares it with is cancelled then.
-            session.forget(call.call_id, was_sent=False)
+            session.discard(call.call_id, was_sent=False)
             self._queued_calls -= 1
             self._given_up += 1
             if self._given_up > _FEW + len(self._queued) // 2:
@@ -243,7 +243,7 @@ class Outgoing:
             return False
         # What shares its line with other calls of a batch is left to be written.
         was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
-        session.forget(call.call_id, was_sent=was_sent)
+        session.discard(call.call_id, was_sent=was_sent)
         if was_sent:
             self._tell_cancelled(call)
         self.proceed()
@@ -269,7 +269,7 @@ class Outgoing:
                 self._tell_cancelled(call)
 
     def _tell_cancelled(self, call: ClientCall) -> None:
-        line = self._session.writer.encode_cancel(call.call_id)
+        line = self._session.encoder.encode_cancel(call.call_id)
         if line is not None:
             self._outbox.put(line)
             self._cancelled += 1
@@ -301,7 +301,7 @@ class Outgoing:
         first = pending[0].unit if pending else None
         if len(pending) == 1 or (first is not None and all(c.unit is first for c in pending)):
             for call in pending:
-                self._session.forget(call.call_id, was_sent=True)
+                self._session.discard(call.call_id, was_sent=True)
             for call in pending:
                 call.fail(error)
             return

@@ -16,7 +16,7 @@ from kn_sock._intercept.chain import around, as_deferred
 from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.dispatcher import Dispatcher, is_awaitable
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found, too_late
-from kn_sock._wire.session import Request
+from kn_sock._wire.events import Request
 from kn_sock.calls import ServedCall, show
 from kn_sock.errors import InvalidParams, RPCError
 from kn_sock.methods.table import LOGIN_METHOD, Method

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from kn_sock._wire.codec import Success, encode_plain
+from kn_sock._wire.encoding import Success, encode_plain
 
 log = Logger()
 

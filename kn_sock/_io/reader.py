@@ -20,10 +20,8 @@ from kn_sock._io.outbox import Outbox
 from kn_sock._io.watchdogs import IdleWatchdog
 from kn_sock._serving.dispatcher import Dispatcher
 from kn_sock._settings import ConnectionContext
-from kn_sock._wire import codec
-from kn_sock._wire.codec import LONG_BYTES, UNREADABLE, Message, decode_long, decode_message
-from kn_sock._wire.framing import Framer, Line, OverlongLine
-from kn_sock._wire.session import (
+from kn_sock._wire.decoding import LONG_BYTES, UNREADABLE, decode_long, decode_message
+from kn_sock._wire.events import (
     Answered,
     Cancel,
     Event,
@@ -31,9 +29,12 @@ from kn_sock._wire.session import (
     ProtocolViolation,
     Refusal,
     Request,
-    Session,
     UnmatchedError,
 )
+from kn_sock._wire.framing import Framer, Line, OverlongLine
+from kn_sock._wire.messages import Message
+from kn_sock._wire.session import Session
+from kn_sock._wire.sniffing import FIRST_BYTES, other_protocol
 
 log = Logger()
 
@@ -131,9 +132,9 @@ class Inbound(LineReceiver):
 
     def _is_foreign(self, data: bytes) -> bool:
         """Look at the first bytes, and close the connection where they are of another protocol."""
-        start = ((self._start or b"") + data.lstrip(b"\r\n"))[: codec.FIRST_BYTES]
-        self._start = start if len(start) < codec.FIRST_BYTES else None
-        name = codec.other_protocol(start)
+        start = ((self._start or b"") + data.lstrip(b"\r\n"))[:FIRST_BYTES]
+        self._start = start if len(start) < FIRST_BYTES else None
+        name = other_protocol(start)
         if name is None:
             return False
         log.warn(

@@ -17,7 +17,7 @@ from twisted.logger import Logger, LogLevel
 from kn_sock._display import escape_surrogates, safe_repr, truncate
 from kn_sock._observe.access_log import AccessLog
 from kn_sock._observe.stats import LOST, OK, UNKNOWN, Stats, outcome_of
-from kn_sock._wire.session import Request
+from kn_sock._wire.events import Request
 from kn_sock.errors import ErrorCode, RPCError, describe_exception
 
 log = Logger()

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from kn_sock._display import safe_repr, truncate
 from kn_sock._version import __version__
-from kn_sock._wire.session import Request
+from kn_sock._wire.events import Request
 from kn_sock.auth import (
     EVERYTHING,
     IMethods,

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kn_sock._io.sending import is_tls
-from kn_sock._wire.codec import encode_error
+from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock.errors import ErrorCode, RPCError
 
 # A close while the peer's bytes are unread would be a reset, which may overtake what it is told.
@@ -40,7 +40,7 @@ class OverLimitProtocol(Protocol):
     @override
     def connectionMade(self) -> None:
         text = f"the server has as many connections as it takes ({self._most:,}); try again later"
-        self.transport.write(encode_error("2.0", None, RPCError(ErrorCode.SERVER_BUSY, text)))
+        self.transport.write(JSONRPC_2.encode_error(None, RPCError(ErrorCode.SERVER_BUSY, text)))
         self._timer = self._clock.callLater(_LINGER, self._abort)
         if is_tls(self.transport):
             # There, the goodbye goes both ways before anything is closed.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sized
 from typing import Any
 
-from kn_sock._wire.session import Refusal, Request, id_key
+from kn_sock._wire.events import Refusal, Request, id_key
 from kn_sock.errors import ErrorCode, RPCError
 
 _BUSY = RPCError(
@@ -102,7 +102,7 @@ class Admission:
             if not self._has_its_turn(item):
                 self._put(item.line)
                 return
-        elif item.dialect != "kn-sock":
+        elif not item.dialect.answers_in_order:
             self._run(item)
             return
         self._in_order.append(item)
@@ -121,7 +121,7 @@ class Admission:
         line = self._refuse(request, error)
         if line is None:
             return
-        if request.dialect == "kn-sock":
+        if request.dialect.answers_in_order:
             self.receive_refusal(Refusal(line, in_order=True))
         else:
             self._put(line)

@@ -9,7 +9,8 @@ from weakref import ReferenceType
 
 from msgspec import UNSET, Struct
 
-from kn_sock._wire.session import Request
+from kn_sock._wire.dialects import JSONRPC_2
+from kn_sock._wire.events import Request
 from kn_sock.errors import CallTimeout
 
 current: ContextVar[ServerCall] = ContextVar("kn_sock.current_call")
@@ -57,7 +58,7 @@ class ServerCall(Struct, eq=False, gc=False):
         """What came. Of a common request nobody asks for it, but to refuse or to report it."""
         asked = self.asked
         if asked is None:
-            asked = Request(self.key, self.method, UNSET, UNSET, "2.0", True, None, self.since)
+            asked = Request(self.key, self.method, UNSET, UNSET, JSONRPC_2, True, None, self.since)
             self.asked = asked
         return asked
 

@@ -26,8 +26,10 @@ from kn_sock._serving.replies import Connection, Replies
 from kn_sock._serving.runner import CANCELLED, Runner
 from kn_sock._serving.threads import ConnectionQueue
 from kn_sock._serving.time_limits import TimeLimits
-from kn_sock._wire.codec import Message
-from kn_sock._wire.session import BatchReply, Refusal, Request, Session, id_key
+from kn_sock._wire.batches import BatchReply
+from kn_sock._wire.events import Refusal, Request, id_key
+from kn_sock._wire.messages import Message
+from kn_sock._wire.session import Session
 from kn_sock.errors import ErrorCode, InvalidParams, RPCError
 from kn_sock.methods.table import Method
 
@@ -150,7 +152,7 @@ class Dispatcher(Replies):
         own = self._runner.options.call_timeout
         if request.timeout is not None or own is not None:
             self._limit_time(request, own)
-        if self._is_guarded or request.dialect == "kn-sock":
+        if self._is_guarded or request.dialect.answers_in_order:
             request.since = self._protocol.read_at
             self._admitting().receive(request, awaits_replies=self._protocol.awaits_replies)
         else:
@@ -496,7 +498,7 @@ class Dispatcher(Replies):
 
     @override
     def _leave_turn(self, request: Request) -> None:
-        if request.dialect == "kn-sock" and self._admission is not None:
+        if request.dialect.answers_in_order and self._admission is not None:
             self._admission.answered(request)
         if request.number and self._time_limits is not None:
             self._time_limits.settled(request)

@@ -16,8 +16,11 @@ from typing_extensions import override
 from kn_sock._serving.context import ServerCall, current
 from kn_sock._serving.dispatcher import PLAIN_TYPES, Dispatcher
 from kn_sock._serving.refusals import no_thread
-from kn_sock._wire.codec import LEAST_INT, MOST_INT, PLAIN_BYTES, Message, Success, is_plain
-from kn_sock._wire.session import BatchReply, Request
+from kn_sock._wire.batches import BatchReply
+from kn_sock._wire.dialects import JSONRPC_2
+from kn_sock._wire.encoding import LEAST_INT, MOST_INT, PLAIN_BYTES, Success, is_plain
+from kn_sock._wire.events import Request
+from kn_sock._wire.messages import Message
 from kn_sock.errors import InvalidParams
 from kn_sock.methods.table import Method
 
@@ -80,7 +83,7 @@ class FastDispatcher(Dispatcher):
             kwargs: Any = None
             request = None
             if batch is not None:
-                request = Request(message.id, method.name, UNSET, UNSET, "2.0", True, batch)
+                request = Request(message.id, method.name, UNSET, UNSET, JSONRPC_2, True, batch)
             if (
                 type(args) is not list
                 or not method.required <= len(args) <= method.most

@@ -12,8 +12,9 @@ from kn_sock._io.outbox import Outbox
 from kn_sock._observe.reports import CallReports
 from kn_sock._observe.stats import EXIT
 from kn_sock._serving.runner import Runner
-from kn_sock._wire.codec import encode_error
-from kn_sock._wire.session import Request, Session
+from kn_sock._wire.dialects import JSONRPC_2
+from kn_sock._wire.events import Request
+from kn_sock._wire.session import Session
 from kn_sock.errors import ErrorCode, InternalError, RPCError
 from kn_sock.methods.table import Method
 
@@ -138,7 +139,7 @@ class Replies:
             if request.batch is None:
                 instead = self._session.refuse(request, error) or line
             else:
-                instead = encode_error("2.0", None, error)
+                instead = JSONRPC_2.encode_error(None, error)
             # What is an error already, and as short, stays as it is.
             line = min(line, instead, key=len)
         self._bytes_while_paused = unread + len(line)

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from kn_sock._io.deadlines import Deadlines
 from kn_sock._serving.context import ServerCall
-from kn_sock._wire.session import Request
+from kn_sock._wire.events import Request
 
 _numbers = itertools.count(1)
 

@@ -1,7 +1,7 @@
 """JSON documents out of chunks, for peers that end none of them with a newline.
 
 Only where a document ends is found out here. What it means, and whether it is JSON at all, is
-`_codec`'s to say.
+`decoding`'s to say.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from kn_sock._wire.codec import Dialect, encode_request
+from kn_sock._wire.dialects import JSONRPC_2, Dialect
 
 # The notification that gives a call up, and which of its parameters is the call's id.
 CANCELLATIONS: Final[Mapping[str, tuple[str, str] | None]] = {
@@ -30,7 +30,7 @@ class RequestEncoder:
 
     def __init__(
         self,
-        dialect: Dialect = "2.0",
+        dialect: Dialect = JSONRPC_2,
         cancellation: str = "lsp",
         ids: Iterator[int] | None = None,
     ) -> None:
@@ -46,7 +46,7 @@ class RequestEncoder:
         timeout: float | None = None,
         traceparent: str | None = None,
     ) -> tuple[int, bytes]:
-        """Write a call; it is to be registered with `Session.expect` before it is sent.
+        """Write a call; it is to be registered with `Session.register` before it is sent.
 
         Args:
             method: its name.
@@ -59,8 +59,8 @@ class RequestEncoder:
             TypeError, ValueError: an argument cannot be sent.
         """
         request_id = next(self._ids)
-        return request_id, encode_request(
-            self.dialect, request_id, method, args, kwargs, timeout, traceparent
+        return request_id, self.dialect.encode_request(
+            request_id, method, args, kwargs, timeout, traceparent
         )
 
     def encode_notification(
@@ -82,9 +82,9 @@ class RequestEncoder:
         Raises:
             TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
         """
-        if self.dialect == "kn-sock":
+        if not self.dialect.has_notifications:
             raise TypeError("the kn-sock 0.3 dialect has no notifications; use call()")
-        return encode_request(self.dialect, None, method, args, kwargs, None, traceparent)
+        return self.dialect.encode_request(None, method, args, kwargs, None, traceparent)
 
     def encode_batch(self, lines: Sequence[bytes]) -> bytes:
         """Join calls and notifications, as written by the two methods above, into one batch.
@@ -92,13 +92,13 @@ class RequestEncoder:
         Raises:
             TypeError: the dialect has no batches.
         """
-        if self.dialect != "2.0":
-            raise TypeError(f"the {self.dialect} dialect has no batches; use call()")
+        if not self.dialect.has_batches:
+            raise TypeError(f"the {self.dialect.name} dialect has no batches; use call()")
         return b"[%b]\n" % b",".join([line[:-1] for line in lines])
 
     def encode_cancel(self, request_id: int) -> bytes | None:
         """Write that a call is given up; ``None`` where there is no way to say it."""
-        if self.dialect != "2.0" or self.cancellation is None:
+        if not self.dialect.has_extensions or self.cancellation is None:
             return None
         method, member = self.cancellation
-        return encode_request("2.0", None, method, (), {member: request_id})
+        return self.dialect.encode_request(None, method, (), {member: request_id})

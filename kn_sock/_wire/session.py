@@ -11,116 +11,47 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sized
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
-from kn_sock._wire import codec
-from kn_sock._wire.codec import (
+from kn_sock._wire.batches import BatchReply
+from kn_sock._wire.decoding import (
     LONG_BYTES,
-    PLAIN_BYTES,
     UNREADABLE,
-    Dialect,
-    Head,
     Member,
-    Message,
     NoMessageError,
-    RequestId,
-    Success,
     decode_batch,
     decode_long,
     decode_message,
-    encode_plain_members,
-    encode_result,
+    decode_unusual,
+)
+from kn_sock._wire.dialects import JSONRPC_1, JSONRPC_2, KN_SOCK, Dialect
+from kn_sock._wire.encoding import reply_too_long
+from kn_sock._wire.events import (
+    Answered,
+    Cancel,
+    Event,
+    Failed,
+    P,
+    ProtocolViolation,
+    Refusal,
+    Request,
+    UnmatchedError,
 )
 from kn_sock._wire.framing import PREFIX_BYTES, Line, OverlongLine
+from kn_sock._wire.heads import NO_HEAD, Head, read_head
+from kn_sock._wire.messages import Message, RequestId
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
-
-NO_HEAD = Head(UNSET, "2.0", False)
 
 # Where the dialect has ids.
 _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
 
-# Whatever the caller wants to find again when a reply comes.
-P = TypeVar("P")
-
-
-class Request(Struct, eq=False, gc=False):
-    """The peer calls one of our methods, or notifies us.
-
-    The collector does not look at it. Whoever begins it takes its arguments out of it, which lead
-    anywhere.
-    """
-
-    id: RequestId | UnsetType
-    method: str
-    params: list[Any] | dict[str, Any] | UnsetType | None
-    kwargs: dict[str, Any] | UnsetType | None
-    dialect: Dialect
-    expects_reply: bool
-    batch: BatchReply | None = None
-    # When it was read, in the reactor's seconds: None where it has ended by the end of that read.
-    since: float | None = None
-    # Seconds for which the caller still waits, when it came.
-    timeout: float | None = None
-    traceparent: str | None = None
-    # When it has to be over, in the reactor's seconds: whoever serves it finds that out.
-    deadline: float | None = None
-    # By which its deadline finds it; 0 where it has none.
-    number: int = 0
-    # The error that was sent in place of its result, if one was.
-    replaced_by: RPCError | None = None
-
-
-class Cancel(Struct):
-    """The peer gave up the call with this id."""
-
-    id: Any
-
-
-class Answered(Struct, Generic[P]):
-    """A call of ours has its result."""
-
-    pending: P
-    result: Any
-
-
-class Failed(Struct, Generic[P]):
-    """A call of ours has its error."""
-
-    pending: P
-    error: RPCError
-
-
-class Refusal(Struct):
-    """What came was no request; this line answers it."""
-
-    line: bytes
-    # Whether it has its turn after the answers to what came before, as kn-sock 0.3 has no ids.
-    in_order: bool = False
-
-
-class UnmatchedError(Struct):
-    """The peer reports something it could not read; which call it was, it could not say."""
-
-    error: RPCError
-
-
-class ProtocolViolation(Struct):
-    """The peer broke the protocol so that nothing it says can be matched to a call any more."""
-
-    reason: str
-
-
-Event: TypeAlias = (
-    Request | Cancel | Answered[P] | Failed[P] | Refusal | UnmatchedError | ProtocolViolation
-)
-
 
 def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
     known = None if request_id is UNSET else request_id
-    return Refusal(codec.encode_error("2.0", known, InvalidRequest(text)))
+    return Refusal(JSONRPC_2.encode_error(known, InvalidRequest(text)))
 
 
 def _seconds(timeout: Any) -> float | None:
@@ -134,67 +65,11 @@ def _seconds(timeout: Any) -> float | None:
         return None
 
 
-class BatchReply:
-    """The replies to one batch, gathered until the last is there."""
-
-    __slots__ = ("awaited", "limit", "parts", "plain", "room", "size")
-
-    def __init__(self, awaited: int, limit: int) -> None:
-        self.awaited = awaited
-        self.limit = limit
-        self.parts: list[bytes] = []
-        # Plain replies, encoded all at once; each is counted as it is put here.
-        self.plain: list[Success] = []
-        self.size = 0
-        # So many more may be put there before it has to be asked whether there is room: each counts
-        # for the longest, until it is encoded.
-        self.room = limit // PLAIN_BYTES
-
-    def add(self, line: bytes) -> None:
-        """Add one reply, a line with its newline."""
-        self.encode_plain()
-        self.parts.append(line[:-1])
-        self.size += len(line)
-        self.room = (self.limit - self.size) // PLAIN_BYTES
-        self.awaited -= 1
-
-    def has_room(self) -> bool:
-        """Tell whether one more plain reply is certain to be within the limit."""
-        self.encode_plain()
-        return self.room > 0
-
-    def encode_plain(self) -> None:
-        """Encode the plain replies, so that ``size`` tells of all."""
-        if self.plain:
-            part = encode_plain_members(self.plain)
-            self.parts.append(part)
-            self.plain.clear()
-            self.size += len(part) + 1
-            self.room = (self.limit - self.size) // PLAIN_BYTES
-
-    def line(self) -> bytes | None:
-        """Give the whole reply once it is there; ``None`` before, and for mere notifications."""
-        if self.awaited:
-            return None
-        if self.plain:
-            self.parts.append(encode_plain_members(self.plain))
-            self.plain.clear()
-        if not self.parts:
-            return None
-        line = b"[%b]\n" % b",".join(self.parts)
-        # Once.
-        self.parts = []
-        if len(line) <= self.limit:
-            return line
-        # Mere errors, too many of them: one stands for all.
-        return codec.encode_error("2.0", None, codec.reply_too_long(len(line), self.limit))
-
-
 class Session(Generic[P]):
     """Correlates requests and replies, in both directions.
 
     Args:
-        writer: writes our own calls. What comes in is answered in its own dialect.
+        encoder: encodes our own calls. What comes in is answered in its own dialect.
         max_line_bytes: the longest line that we send; a longer reply becomes an error.
         max_batch: the most members of a batch that we accept.
         unversioned: the dialect of requests with an id and without ``jsonrpc``.
@@ -209,22 +84,22 @@ class Session(Generic[P]):
 
     def __init__(
         self,
-        writer: RequestEncoder | None = None,
+        encoder: RequestEncoder | None = None,
         *,
         max_line_bytes: int = 4 * 1024 * 1024,
         max_batch: int = 1000,
         unversioned: Literal["1.0", "2.0"] = "1.0",
     ) -> None:
-        self.writer = writer or RequestEncoder()
+        self.encoder = encoder or RequestEncoder()
         # The empty name is no notification's, where calls cannot be given up.
-        self._cancel_method, self._cancel_member = self.writer.cancellation or ("", "")
-        self._unversioned = unversioned
-        self.dialect = self.writer.dialect
+        self._cancel_method, self._cancel_member = self.encoder.cancellation or ("", "")
+        self._unversioned = JSONRPC_2 if unversioned == "2.0" else JSONRPC_1
+        self.dialect = self.encoder.dialect
         self._max_line_bytes = max_line_bytes
         self._max_batch = max_batch
         #: The calls that wait for a reply, in the order in which they were made.
         self.pending: dict[int, P] = {}
-        if self.dialect == "kn-sock":
+        if self.dialect.answers_in_order:
             self._unanswered = deque()
 
     # --- lines in ---------------------------------------------------------------------------------
@@ -251,7 +126,7 @@ class Session(Generic[P]):
     def receive_overlong(self, line: OverlongLine) -> Event[P] | None:
         """Say what a line means that was too long to be read: an error, for its call if known."""
         limit = self._max_line_bytes
-        head = codec.read_head(line.prefix)
+        head = read_head(line.prefix)
         if head.is_reply:
             text = f"the reply is longer than max_line_bytes ({limit:,}); ask for less"
             return self._fail_unread(head, RPCError(ErrorCode.REPLY_TOO_LONG, text))
@@ -278,7 +153,7 @@ class Session(Generic[P]):
         request_id = message.id
         jsonrpc = message.jsonrpc
         if jsonrpc == "2.0":
-            dialect: Dialect = "2.0"
+            dialect: Dialect = JSONRPC_2
             expects_reply = request_id is not UNSET
             if not expects_reply and message.method == self._cancel_method:
                 params = message.params
@@ -286,7 +161,7 @@ class Session(Generic[P]):
         elif jsonrpc is not UNSET or (batch is not None and not self._is_versionless(message)):
             return _refusal('jsonrpc must be the string "2.0"', request_id)
         elif request_id is UNSET:
-            dialect = "kn-sock"
+            dialect = KN_SOCK
             expects_reply = True
         else:
             dialect = self._unversioned
@@ -309,7 +184,7 @@ class Session(Generic[P]):
 
     def _is_versionless(self, message: Message) -> bool:
         """Whether a request is one of 2.0 but for its version, where such are taken."""
-        return self._unversioned == "2.0" and message.id is not UNSET
+        return self._unversioned is JSONRPC_2 and message.id is not UNSET
 
     def receive_batch(self, line: Line) -> tuple[list[Message], BatchReply] | None:
         """Decode a line as a batch all whose members are messages; ``None`` where it is none.
@@ -347,10 +222,12 @@ class Session(Generic[P]):
             problem: what `decode_message` raised at it.
         """
         try:
-            found = codec.decode_unusual(line, self._most_members, problem)
+            found = decode_unusual(line, self._most_members, problem)
         except NoMessageError as error:
-            head = codec.read_head(bytes(line[:PREFIX_BYTES]))
-            if (head.is_reply and self.pending) or (self.dialect == "kn-sock" and self._unanswered):
+            head = read_head(bytes(line[:PREFIX_BYTES]))
+            if (head.is_reply and self.pending) or (
+                self.dialect.answers_in_order and self._unanswered
+            ):
                 text = f"the peer's reply cannot be read: {error}"
                 return self._fail_unread(head, InternalError(text))
             return self._refusal_of(error)
@@ -368,9 +245,9 @@ class Session(Generic[P]):
         return max(self._max_batch, len(self.pending))
 
     def _refusal_of(self, problem: NoMessageError) -> Refusal:
-        dialect = self._unversioned if problem.dialect == "1.0" else problem.dialect
-        line = codec.encode_error(dialect, problem.request_id, problem.error)
-        return Refusal(line, in_order=dialect == "kn-sock")
+        dialect = self._unversioned if problem.dialect is JSONRPC_1 else problem.dialect
+        line = dialect.encode_error(problem.request_id, problem.error)
+        return Refusal(line, in_order=dialect.answers_in_order)
 
     def _receive_batch(self, members: list[Member]) -> Event[P] | list[Event[P]] | None:
         if not members:
@@ -378,7 +255,7 @@ class Session(Generic[P]):
         if len(members) > self._most_members:
             text = f"the batch has more members than max_batch ({self._max_batch:,})"
             error = RPCError(ErrorCode.BATCH_TOO_LARGE, text)
-            return Refusal(codec.encode_error("2.0", None, error))
+            return Refusal(JSONRPC_2.encode_error(None, error))
         reply = self._reply_to(members)
         events: list[Event[P]] = []
         for member in members:
@@ -393,7 +270,7 @@ class Session(Generic[P]):
     def _receive_raw_member(self, member: Member, reply: BatchReply) -> Event[P] | None:
         if isinstance(member, NoMessageError):
             # A batch is JSON-RPC 2.0, whatever its members look like.
-            member.dialect = "2.0"
+            member.dialect = JSONRPC_2
             reply.add(self._refusal_of(member).line)
             return None
         if isinstance(member, list):
@@ -408,7 +285,9 @@ class Session(Generic[P]):
         message.error = message.result = UNSET
         if error is UNSET and result is not UNSET and type(reply_id) is int:
             # The common case, without the questions below.
-            pending = self.pending.pop(reply_id, None) if self.dialect != "kn-sock" else None
+            pending = (
+                self.pending.pop(reply_id, None) if not self.dialect.answers_in_order else None
+            )
             if pending is not None:
                 return Answered(pending, result)
         is_in_order = self._is_answered_in_order
@@ -436,12 +315,12 @@ class Session(Generic[P]):
                 text = "the peer's reply has neither a result nor an error"
                 return Failed(pending, InternalError(text))
             return Answered(pending, result)
-        if reply_id is None and self.dialect == "1.0" and message.jsonrpc is UNSET:
+        if reply_id is None and self.dialect.answers_notifications and message.jsonrpc is UNSET:
             # To a notification, which has no reply by JSON-RPC 1.0, section 1.3: Go's servers have.
             return None
         if error is not UNSET and (reply_id is None or message.jsonrpc == "2.0"):
             return UnmatchedError(error_from_wire(error))
-        if reply_id is UNSET and self.pending and self.dialect != "kn-sock":
+        if reply_id is UNSET and self.pending and not self.dialect.answers_in_order:
             return ProtocolViolation(
                 "the peer replies without ids, as kn-sock 0.3 does; "
                 'connect to it with dialect="kn-sock"'
@@ -451,7 +330,7 @@ class Session(Generic[P]):
     @property
     def _is_answered_in_order(self) -> bool:
         """Whether the next line of the peer is the reply to the oldest call, whatever it holds."""
-        return self.dialect == "kn-sock" and bool(self._unanswered)
+        return self.dialect.answers_in_order and bool(self._unanswered)
 
     def _was_issued(self, request_id: int) -> bool:
         return self._first_id is not None and self._first_id <= request_id <= self._last_id
@@ -466,7 +345,7 @@ class Session(Generic[P]):
         """
         if not request.expects_reply:
             return None
-        line = encode_result(request.dialect, request.id, result)
+        line = request.dialect.encode_result(request.id, result)
         if len(line) > self._max_line_bytes or request.batch is not None:
             return self._answer_within_limits(request, line, is_result=True)
         return line
@@ -475,7 +354,7 @@ class Session(Generic[P]):
         """Write an error; ``None`` where nothing is to be sent, or not yet. Never raises."""
         if not request.expects_reply:
             return None
-        line = codec.encode_error(request.dialect, request.id, error)
+        line = request.dialect.encode_error(request.id, error)
         if len(line) > self._max_line_bytes or request.batch is not None:
             return self._answer_within_limits(request, line)
         return line
@@ -490,13 +369,13 @@ class Session(Generic[P]):
             batch.encode_plain()
             size += batch.size
         if size > limit:
-            error = codec.reply_too_long(size, limit)
-            line = codec.encode_error(request.dialect, request.id, error)
+            error = reply_too_long(size, limit)
+            line = request.dialect.encode_error(request.id, error)
             if is_result:
                 request.replaced_by = error
             if len(line) > limit:
                 # The id alone is that long.
-                line = codec.encode_error(request.dialect, None, error)
+                line = request.dialect.encode_error(None, error)
         if batch is None:
             return line
         batch.add(line)
@@ -504,7 +383,7 @@ class Session(Generic[P]):
 
     # --- calls out --------------------------------------------------------------------------------
 
-    def expect(self, request_id: int, pending: P) -> None:
+    def register(self, request_id: int, pending: P) -> None:
         """Register a call that is about to be sent."""
         # Ids taken on several threads may be registered out of order.
         if self._first_id is None or request_id < self._first_id:
@@ -512,13 +391,13 @@ class Session(Generic[P]):
         if request_id > self._last_id:
             self._last_id = request_id
         self.pending[request_id] = pending
-        if self.dialect == "kn-sock":
+        if self.dialect.answers_in_order:
             self._unanswered.append(request_id)
 
-    def forget(self, request_id: int, *, was_sent: bool) -> None:
+    def discard(self, request_id: int, *, was_sent: bool) -> None:
         """Drop a call that was given up; its reply, if it comes, is late."""
         self.pending.pop(request_id, None)
-        if not was_sent and self.dialect == "kn-sock":
+        if not was_sent and self.dialect.answers_in_order:
             self._unanswered.remove(request_id)
 
     def take_all_pending(self) -> list[P]:
@@ -527,14 +406,3 @@ class Session(Generic[P]):
         self.pending.clear()
         self._unanswered.clear()
         return taken
-
-
-def id_key(request_id: Any) -> Any:
-    """Make ids comparable, the way a cancel names them, without taking 1 for 1.0 or true."""
-    if isinstance(request_id, Raw):
-        # A fraction, in its own text.
-        return float, float(bytes(request_id))
-    kind = type(request_id)
-    if kind is int or kind is str:
-        return request_id
-    return (kind, request_id) if kind is float else None

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["_framing", "_documents", "_codec", "_session", "_text", "errors"]
+INSTRUMENTED = [
+    "_wire.framing",
+    "_wire.documents",
+    "_wire.decoding",
+    "_wire.session",
+    "_display",
+    "errors",
+]
 
 with atheris.instrument_imports(include=[f"kn_sock.{name}" for name in INSTRUMENTED]):
     from tests.faults import fuzz

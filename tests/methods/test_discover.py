@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kn_sock._wire.codec import encode_result
+from kn_sock._wire.dialects import DIALECTS
 from kn_sock.methods import MethodTable
 from kn_sock.methods.discovery import standard_methods
 
@@ -26,7 +26,7 @@ class Foreign:
 def described(**functions: Callable[..., Any]) -> dict[str, Any]:
     """Give the document as its reader gets it."""
     methods = standard_methods(MethodTable(functions), "1.2.3")
-    line = encode_result("2.0", 1, methods["rpc.discover"].function())
+    line = DIALECTS["2.0"].encode_result(1, methods["rpc.discover"].function())
     document: dict[str, Any] = json.loads(line)["result"]
     return document
 

@@ -21,7 +21,7 @@ from msgspec import UNSET
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 
-from kn_sock._wire.codec import encode_result
+from kn_sock._wire.dialects import DIALECTS
 from kn_sock.errors import InvalidParams
 from kn_sock.methods import Method, MethodTable, in_reactor, in_thread
 
@@ -519,7 +519,7 @@ def test_a_converted_argument_can_be_sent_back_whole(
     annotation: Any, value: Any, wanted: Any
 ) -> None:
     result = called(one_parameter(annotation), [value])
-    assert json.loads(encode_result("2.0", 1, result))["result"] == wanted
+    assert json.loads(DIALECTS["2.0"].encode_result(1, result))["result"] == wanted
 
 
 def test_a_default_of_none_makes_null_an_argument() -> None:
@@ -766,7 +766,7 @@ def test_a_type_that_holds_itself_is_completed_throughout() -> None:
 
     value = {"inner": {"points": [{"x": 1}]}}
     (branch,), _ = Method("grow", grow).bind([value], UNSET)
-    written = json.loads(encode_result("2.0", 1, branch))["result"]
+    written = json.loads(DIALECTS["2.0"].encode_result(1, branch))["result"]
     assert written["name"] == written["inner"]["name"] == "twig"
     assert written["inner"]["points"] == [{"x": 1, "y": 0.5}]
 

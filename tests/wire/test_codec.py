@@ -21,23 +21,20 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from kn_sock._display import safe_repr
-from kn_sock._wire import codec
-from kn_sock._wire.codec import (
-    DIALECTS,
+from kn_sock._wire import decoding, encoding
+from kn_sock._wire.decoding import (
     LONG_BYTES,
-    Dialect,
-    Message,
     NoMessageError,
     decode_long,
     decode_message,
     decode_unusual,
-    encode_error,
-    encode_request,
-    encode_result,
-    read_head,
 )
+from kn_sock._wire.dialects import DIALECTS
+from kn_sock._wire.events import Answered, Failed, Refusal, Request
+from kn_sock._wire.heads import read_head
+from kn_sock._wire.messages import Message
 from kn_sock._wire.requests import RequestEncoder
-from kn_sock._wire.session import Answered, Failed, Refusal, Request, Session
+from kn_sock._wire.session import Session
 from kn_sock.errors import InternalError, InvalidRequest, ParseError, RPCError
 
 pure = settings(derandomize=True, deadline=None)
@@ -65,7 +62,7 @@ def result_of(line: bytes) -> Any:
 
 
 def sent(value: object) -> Any:
-    return result_of(encode_result("2.0", 1, value))
+    return result_of(DIALECTS["2.0"].encode_result(1, value))
 
 
 # --- requests out ---------------------------------------------------------------------------------
@@ -90,23 +87,23 @@ def sent(value: object) -> Any:
     ],
 )
 def test_writes_a_request_in_its_dialect(
-    dialect: Dialect, args: Sequence[Any], kwargs: Mapping[str, Any], wanted: bytes
+    dialect: str, args: Sequence[Any], kwargs: Mapping[str, Any], wanted: bytes
 ) -> None:
-    assert encode_request(dialect, 7, "f", args, kwargs) == wanted
+    assert DIALECTS[dialect].encode_request(7, "f", args, kwargs) == wanted
 
 
 def test_has_no_place_for_named_arguments_in_1_0() -> None:
     with pytest.raises(TypeError, match="no named arguments"):
-        encode_request("1.0", 1, "f", (), {"a": 1})
+        DIALECTS["1.0"].encode_request(1, "f", (), {"a": 1})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("value", [object(), {1, object()}, {(1, 2): 3}, 1j, iter(())])
 def test_an_argument_of_a_type_without_json_form_is_a_type_error(
-    dialect: Dialect, value: object
+    dialect: str, value: object
 ) -> None:
     with pytest.raises(TypeError, match="an argument of f cannot be sent as JSON"):
-        encode_request(dialect, 1, "f", (value,), {})
+        DIALECTS[dialect].encode_request(1, "f", (value,), {})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -115,14 +112,14 @@ def test_an_argument_of_a_type_without_json_form_is_a_type_error(
     [math.nan, math.inf, [None, -math.inf], {"a": {"b": math.nan}}, Point(1, math.nan), 10**5000],
     ids=["NaN", "inf", "-inf", "nested", "in a dataclass", "5000 digits"],
 )
-def test_an_argument_without_json_form_is_a_value_error(dialect: Dialect, value: object) -> None:
+def test_an_argument_without_json_form_is_a_value_error(dialect: str, value: object) -> None:
     with pytest.raises(ValueError, match="an argument of f cannot be sent as JSON"):
-        encode_request(dialect, 1, "f", (value,), {})
+        DIALECTS[dialect].encode_request(1, "f", (value,), {})
 
 
 def test_finds_a_nan_among_the_named_arguments() -> None:
     with pytest.raises(ValueError, match="an argument of f"):
-        encode_request("2.0", 1, "f", (1,), {"a": math.nan})
+        DIALECTS["2.0"].encode_request(1, "f", (1,), {"a": math.nan})
 
 
 def nested(depth: int) -> list[Any]:
@@ -134,19 +131,19 @@ def nested(depth: int) -> list[Any]:
 
 def test_an_argument_nested_too_deeply_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="an argument of f"):
-        encode_request("2.0", 1, "f", (nested(200_000),), {})
+        DIALECTS["2.0"].encode_request(1, "f", (nested(200_000),), {})
 
 
 def test_an_argument_that_holds_itself_is_a_value_error() -> None:
     value: dict[str, Any] = {}
     value["self"] = value
     with pytest.raises(ValueError, match="an argument of f"):
-        encode_request("2.0", 1, "f", (value,), {})
+        DIALECTS["2.0"].encode_request(1, "f", (value,), {})
 
 
 def test_a_method_name_may_hold_anything() -> None:
     for name in ("", "a.b", 'quote"', "é", "\ud800", "line\nbreak"):
-        line = encode_request("2.0", 1, name, (), {})
+        line = DIALECTS["2.0"].encode_request(1, name, (), {})
         assert line.count(b"\n") == 1
         assert json.loads(line)["method"] == name
 
@@ -162,8 +159,8 @@ def test_a_method_name_may_hold_anything() -> None:
         ("kn-sock", b'{"result":null}\n'),
     ],
 )
-def test_writes_a_null_result_in_its_dialect(dialect: Dialect, wanted: bytes) -> None:
-    assert encode_result(dialect, 7, None) == wanted
+def test_writes_a_null_result_in_its_dialect(dialect: str, wanted: bytes) -> None:
+    assert DIALECTS[dialect].encode_result(7, None) == wanted
 
 
 @pytest.mark.parametrize(
@@ -177,12 +174,12 @@ def test_writes_a_null_result_in_its_dialect(dialect: Dialect, wanted: bytes) ->
         ("kn-sock", b'{"error":"no"}\n'),
     ],
 )
-def test_writes_an_error_in_its_dialect(dialect: Dialect, wanted: bytes) -> None:
-    assert encode_error(dialect, 7, RPCError(-5, "no", [1])) == wanted
+def test_writes_an_error_in_its_dialect(dialect: str, wanted: bytes) -> None:
+    assert DIALECTS[dialect].encode_error(7, RPCError(-5, "no", [1])) == wanted
 
 
 def test_writes_no_data_where_there_is_none() -> None:
-    assert encode_error("2.0", None, RPCError(-5, "no")) == (
+    assert DIALECTS["2.0"].encode_error(None, RPCError(-5, "no")) == (
         b'{"jsonrpc":"2.0","id":null,"error":{"code":-5,"message":"no"}}\n'
     )
 
@@ -193,14 +190,14 @@ def test_writes_no_data_where_there_is_none() -> None:
     ids=["object", "NaN", "5000 digits", "tuple as key", "deep"],
 )
 def test_leaves_out_data_without_json_form(data: object) -> None:
-    assert encode_error("2.0", 7, RPCError(-5, "no", data)) == (
+    assert DIALECTS["2.0"].encode_error(7, RPCError(-5, "no", data)) == (
         b'{"jsonrpc":"2.0","id":7,"error":{"code":-5,"message":"no"}}\n'
     )
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_an_error_may_speak_of_lone_surrogates(dialect: Dialect) -> None:
-    line = encode_error(dialect, 7, RPCError(-5, "no \ud800", "\udfff"))
+def test_an_error_may_speak_of_lone_surrogates(dialect: str) -> None:
+    line = DIALECTS[dialect].encode_error(7, RPCError(-5, "no \ud800", "\udfff"))
     error = json.loads(line)["error"]
     assert error == (
         {"code": -5, "message": "no \ud800", "data": "\udfff"} if dialect == "2.0" else "no \ud800"
@@ -208,9 +205,9 @@ def test_an_error_may_speak_of_lone_surrogates(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_an_error_whose_code_cannot_be_written_is_sent_all_the_same(dialect: Dialect) -> None:
+def test_an_error_whose_code_cannot_be_written_is_sent_all_the_same(dialect: str) -> None:
     try:
-        line = encode_error(dialect, 7, RPCError(10**5000, "no"))
+        line = DIALECTS[dialect].encode_error(7, RPCError(10**5000, "no"))
     except RecursionError:
         # Its traceback would take minutes to show.
         line = b'{"error":null}'
@@ -218,9 +215,9 @@ def test_an_error_whose_code_cannot_be_written_is_sent_all_the_same(dialect: Dia
 
 
 @pytest.mark.parametrize("dialect", ["1.0", "kn-sock"])
-def test_the_error_of_the_older_dialects_is_a_string(dialect: Dialect) -> None:
+def test_the_error_of_the_older_dialects_is_a_string(dialect: str) -> None:
     error = RPCError(-5, ["not", "a", "text"])  # type: ignore[arg-type]  # as a method might
-    assert isinstance(json.loads(encode_error(dialect, 7, error))["error"], str)
+    assert isinstance(json.loads(DIALECTS[dialect].encode_error(7, error))["error"], str)
 
 
 @pytest.mark.parametrize(
@@ -288,12 +285,10 @@ def test_a_key_is_sent_whatever_its_value(key: Any, text: str, value: Any) -> No
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_number_that_json_cannot_hold_is_never_a_silent_null(
-    dialect: Dialect, value: float
-) -> None:
+def test_a_number_that_json_cannot_hold_is_never_a_silent_null(dialect: str, value: float) -> None:
     for result in (value, [value], {"a": (value, None)}, Point(1, value), Pixel(1, {"a": value})):
         with pytest.raises(InternalError, match="the result cannot be sent as JSON"):
-            encode_result(dialect, 1, result)
+            DIALECTS[dialect].encode_result(1, result)
 
 
 def test_a_text_that_says_null_is_no_null() -> None:
@@ -315,7 +310,7 @@ def test_finds_what_is_not_finite_wherever_it_stands(
     around: Callable[[float], Any], value: float
 ) -> None:
     with pytest.raises(InternalError, match="the result cannot be sent as JSON"):
-        encode_result("kn-sock", 1, around(value))
+        DIALECTS["kn-sock"].encode_result(1, around(value))
 
 
 def test_a_number_that_looks_like_a_nan_to_a_search_is_sent() -> None:
@@ -329,20 +324,20 @@ def test_a_number_that_looks_like_a_nan_to_a_search_is_sent() -> None:
 def test_looks_for_nan_beside_null_without_writing_it_all_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(codec, "_dumps", pytest.fail)
+    monkeypatch.setattr(encoding, "dumps", pytest.fail)
     for value in ([1, None, "a"], {"a": None, "b": [0.5, 2**40]}, ((), {1: None}), {"x": [None]}):
-        assert encode_result("2.0", 1, value)
+        assert DIALECTS["2.0"].encode_result(1, value)
 
 
 @pytest.mark.parametrize("value", [object(), [object()], {(1, 2): 3}, 1j, print, iter(())])
 def test_a_result_without_json_form_is_an_internal_error(value: object) -> None:
     with pytest.raises(InternalError, match="the result cannot be sent as JSON"):
-        encode_result("2.0", 1, value)
+        DIALECTS["2.0"].encode_result(1, value)
 
 
 def test_a_result_nested_too_deeply_is_an_internal_error() -> None:
     with pytest.raises(InternalError, match="nested too deeply"):
-        encode_result("2.0", 1, nested(200_000))
+        DIALECTS["2.0"].encode_result(1, nested(200_000))
 
 
 # --- bytes in -------------------------------------------------------------------------------------
@@ -496,7 +491,7 @@ def test_gives_many_numbers_near_the_ends_of_the_range_to_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Which msgspec takes ten microseconds for, each.
-    monkeypatch.setattr(codec, "decode_message", pytest.fail)
+    monkeypatch.setattr(decoding, "decode_message", pytest.fail)
     assert decode_long(request(*[b"1e300"] * 1000)).params == [1e300] * 1000
 
 
@@ -504,7 +499,7 @@ def test_gives_many_numbers_near_the_ends_of_the_range_to_python(
 def test_leaves_all_other_numbers_to_msgspec(
     params: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codec, "_decode_slow_floats", pytest.fail)
+    monkeypatch.setattr(decoding, "_decode_slow_floats", pytest.fail)
     line = request(*params, *[b'"x"'] * 1000)
     assert decode_long(line) == decode_message(line)
 
@@ -566,7 +561,7 @@ def test_a_process_forked_while_a_long_line_is_read_has_its_garbage_collector(
         found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         return decode_message(line)
 
-    monkeypatch.setattr(codec, "_decoder_for", lambda _: fork_and_decode)
+    monkeypatch.setattr(decoding, "_decoder_for", lambda _: fork_and_decode)
     if not is_wanted:
         gc.disable()
     try:
@@ -578,7 +573,7 @@ def test_a_process_forked_while_a_long_line_is_read_has_its_garbage_collector(
 
 
 def test_what_is_no_json_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_anything", None)
+    monkeypatch.setattr(decoding, "_anything", None)
     monkeypatch.setattr(json, "loads", None)
     for end in (b",]}", b'"\xff"]}', b"", b"nul]}", b"1e]}"):
         for text in (b"1", b'"\\u00e9"', b"[1]"):
@@ -659,12 +654,12 @@ def same(left: Any, right: Any) -> bool:
 
 
 @pure
-@given(json_values, st.sampled_from(DIALECTS))
-def test_a_result_comes_back_as_it_went(value: Any, dialect: Dialect) -> None:
-    caller: Session[str] = Session(RequestEncoder(dialect))
-    request_id, _ = caller.writer.encode_call("f", (), {})
-    caller.expect(request_id, "call")
-    event = caller.receive(encode_result(dialect, request_id, value).removesuffix(b"\n"))
+@given(json_values, st.sampled_from(sorted(DIALECTS)))
+def test_a_result_comes_back_as_it_went(value: Any, dialect: str) -> None:
+    caller: Session[str] = Session(RequestEncoder(DIALECTS[dialect]))
+    request_id, _ = caller.encoder.encode_call("f", (), {})
+    caller.register(request_id, "call")
+    event = caller.receive(DIALECTS[dialect].encode_result(request_id, value).removesuffix(b"\n"))
     assert isinstance(event, Answered)
     assert same(event.result, value)
 
@@ -673,7 +668,7 @@ def test_a_result_comes_back_as_it_went(value: Any, dialect: Dialect) -> None:
 @given(st.lists(json_values, max_size=3), st.dictionaries(texts, json_values, max_size=3))
 def test_arguments_come_as_they_went(args: list[Any], kwargs: dict[str, Any]) -> None:
     for dialect in ("2.0", "kn-sock"):
-        line = encode_request(dialect, 1, "f", args, kwargs)
+        line = DIALECTS[dialect].encode_request(1, "f", args, kwargs)
         request = Session[Any]().receive(line.removesuffix(b"\n"))
         assert isinstance(request, Request)
         if dialect == "2.0" and kwargs and not args:
@@ -687,8 +682,8 @@ def test_arguments_come_as_they_went(args: list[Any], kwargs: dict[str, Any]) ->
 @given(st.integers(-(10**30), 10**30), texts, json_values)
 def test_an_error_comes_back_as_it_went(code: int, message: str, data: Any) -> None:
     caller: Session[str] = Session()
-    caller.expect(1, "call")
-    line = encode_error("2.0", 1, RPCError(code, message, data))
+    caller.register(1, "call")
+    line = DIALECTS["2.0"].encode_error(1, RPCError(code, message, data))
     event = caller.receive(line.removesuffix(b"\n"))
     assert isinstance(event, Failed)
     assert (event.error.code, str(event.error)) == (code, message)
@@ -698,7 +693,7 @@ def test_an_error_comes_back_as_it_went(code: int, message: str, data: Any) -> N
 @pure
 @given(json_values)
 def test_what_is_written_is_one_line_of_plain_json(value: Any) -> None:
-    line = encode_result("2.0", 1, value)
+    line = DIALECTS["2.0"].encode_result(1, value)
     line.decode("utf-8")
     assert same(result_of(line), value)
 
@@ -706,8 +701,8 @@ def test_what_is_written_is_one_line_of_plain_json(value: Any) -> None:
 def test_encoding_leaves_nothing_behind() -> None:
     def blocks_after(count: int) -> int:
         for _ in range(count):
-            encode_result("2.0", 1, None)
-            encode_result("2.0", 1, [1.5])
+            DIALECTS["2.0"].encode_result(1, None)
+            DIALECTS["2.0"].encode_result(1, [1.5])
         gc.collect()
         return sys.getallocatedblocks()
 

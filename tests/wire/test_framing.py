@@ -120,8 +120,8 @@ def test_drops_a_byte_order_mark_at_the_start() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
-def test_drops_a_byte_order_mark_that_comes_in_pieces(truncate: int) -> None:
-    assert framed(b"", BOM[:truncate], BOM[truncate:] + b"one\n") == lines(b"one")
+def test_drops_a_byte_order_mark_that_comes_in_pieces(cut: int) -> None:
+    assert framed(b"", BOM[:cut], BOM[cut:] + b"one\n") == lines(b"one")
     assert framed(*one_by_one(BOM + b"one\n")) == lines(b"one")
 
 

@@ -1,0 +1,291 @@
+"""Lines to messages, and what a line that is no message still tells.
+
+msgspec decodes a line straight into `Message`, in one pass. What it refuses although it is JSON
+(escaped lone surrogates, numbers beyond a double's range) is decoded by ``json``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, Struct
+
+from kn_sock._display import safe_repr
+from kn_sock._wire.dialects import JSONRPC_2, Dialect, dialect_of
+from kn_sock._wire.framing import Line
+from kn_sock._wire.messages import Message, RequestId
+from kn_sock._wire.quirks import (
+    collection_paused,
+    finite_float,
+    has_slow_floats,
+    may_be_lone_surrogate,
+    may_overflow,
+)
+from kn_sock.errors import InvalidRequest, ParseError, RPCError
+
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+class _IdAlone(Struct):
+    id: Raw
+
+
+_anything = msgspec.json.Decoder()
+
+_members = msgspec.json.Decoder(list[Raw])
+
+_id_alone = msgspec.json.Decoder(_IdAlone)
+
+decode_message = msgspec.json.Decoder(Message).decode
+
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+class NoMessageError(Exception):
+    """A line that is no message, with what is needed to answer it."""
+
+    def __init__(
+        self, error: RPCError, dialect: Dialect = JSONRPC_2, request_id: RequestId = None
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.dialect = dialect
+        self.request_id = request_id
+
+
+# A member of a batch: what it is, or why it is nothing; an empty list for one that is a batch.
+Member: TypeAlias = Message | NoMessageError | list[Any]
+
+# From here on a line is looked at before it is decoded; a shorter one takes no time to speak of.
+LONG_BYTES: Final = 16 * 1024
+
+
+def decode_long(line: Line) -> Message:
+    """Do what `decode_message` does, in less time where a line is long and odd.
+
+    Raises:
+        What `decode_message` raises.
+    """
+    with collection_paused():
+        return _decoder_for(line)(line)
+
+
+_decode_slow_floats: Final = msgspec.json.Decoder(Message, float_hook=finite_float).decode
+
+_anything_slow: Final = msgspec.json.Decoder(float_hook=finite_float)
+
+
+def _decoder_for(line: Line) -> Callable[[Line | Raw], Message]:
+    return _decode_slow_floats if has_slow_floats(line) else decode_message
+
+
+def decode_unusual(
+    line: Line | Raw, most: int = sys.maxsize, problem: BaseException | None = None
+) -> Message | list[Member]:
+    """Read what `decode_message` refused, as a batch or a fractional id; or say what is wrong.
+
+    Args:
+        line: the line.
+        most: the most members of a batch that are of interest; where it has more, some of them may
+            be left out, and all may be empty.
+        problem: what `decode_message` raised, where that is known.
+
+    Returns:
+        A message, or the members of a batch.
+
+    Raises:
+        NoMessageError: it is not JSON, or JSON that is no message.
+    """
+    try:
+        with collection_paused():
+            if isinstance(line, (bytes, bytearray)) and _ARRAY.match(line):
+                return _batch_of(line, most)
+            value = _decode_any(line, problem)
+    except UNREADABLE as found:
+        raise NoMessageError(ParseError(f"this line is not JSON: {_reason(found)}")) from None
+    if isinstance(value, list):
+        return []
+    if not isinstance(value, dict):
+        raise NoMessageError(InvalidRequest(f"a message is a JSON object, not {safe_repr(value)}"))
+    return _message_from(value, line)
+
+
+_ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
+
+
+def _batch_of(line: Line, most: int) -> list[Member]:
+    """Read the members of an array, each once.
+
+    Raises:
+        One of `UNREADABLE`: the array is not JSON, in any of its members.
+    """
+    # Where it is cut into members, nobody looks whether their texts are UTF-8.
+    text = str(line, "utf-8")
+    try:
+        parts = _parts_of(line, most)
+    except UNREADABLE as problem:
+        if not may_be_lone_surrogate(problem, line):
+            raise
+        parts = _members_of(text, most)
+    if len(parts) > most:
+        return [[]] * len(parts)
+    decode = _decoder_for(line)
+    members = [_member_of(part, decode) for part in parts]
+    for member in members:
+        if isinstance(member, NoMessageError) and isinstance(member.error, ParseError):
+            # What is wrong with it, and where, counted from the beginning of the line.
+            _decode_any(line)
+            break
+    return members
+
+
+_BRACKET: Final = ord("[")
+
+# A batch that is no longer, and has no more braces than so many times the members that it may have,
+# is decoded at once. Where that fails it takes twice as long.
+_QUICK_BATCH_BYTES: Final = 256 * 1024
+
+_QUICK_BATCH_BRACES: Final = 4
+
+
+def decode_batch(line: Line, most: int) -> list[Message] | None:
+    """Read a batch all whose members are messages; ``None`` where it is not certainly one."""
+    if (
+        line[0] != _BRACKET
+        or len(line) > _QUICK_BATCH_BYTES
+        or line.count(b"{") > _QUICK_BATCH_BRACES * most
+        or (len(line) >= LONG_BYTES and has_slow_floats(line))
+    ):
+        return None
+    try:
+        with collection_paused():
+            messages = _decode_messages(line)
+    except UNREADABLE:
+        return None
+    return messages if 0 < len(messages) <= most else None
+
+
+# Past that, a server's own option allows for so many.
+_MOST_FIELDS_BITS: Final = 16
+
+
+def _parts_of(line: Line, most: int) -> list[Raw]:
+    """Cut an array into its members, or more of them than *most*, without a look at the others."""
+    if most.bit_length() > _MOST_FIELDS_BITS or line.count(b",") < most:
+        return _members.decode(line)
+    # What is beyond the last field of a struct is passed over, and nothing is made of it.
+    parts = msgspec.structs.astuple(_first_members(most.bit_length()).decode(line))
+    return [part for part in parts if part is not None]
+
+
+@functools.lru_cache(maxsize=_MOST_FIELDS_BITS)
+def _first_members(bits: int) -> Any:
+    """Build what decodes an array up to a number of members, the power of two."""
+    names = [f"member_{number}" for number in range(1 << bits)]
+    return msgspec.json.Decoder(
+        msgspec.defstruct("FirstMembers", [(name, Raw, None) for name in names], array_like=True)
+    )
+
+
+def _member_of(part: Raw, decode: Callable[[Raw], Message]) -> Member:
+    try:
+        return decode(part)
+    except UNREADABLE as problem:
+        try:
+            return decode_unusual(part, problem=problem)
+        except NoMessageError as found:
+            return found
+
+
+def _decode_any(line: Line | Raw, problem: BaseException | None = None) -> Any:
+    """Decode JSON of any kind; *problem* is what was found in it before."""
+    data = line if isinstance(line, (bytes, bytearray)) else bytes(line)
+    if problem is None or isinstance(problem, msgspec.ValidationError):
+        try:
+            return (_anything_slow if has_slow_floats(data) else _anything).decode(data)
+        except UNREADABLE as found:
+            problem = found
+    if not may_be_lone_surrogate(problem, data):
+        raise problem
+    # Other JSON libraries read and write them.
+    parse_float = finite_float if may_overflow(data) else None
+    return json.loads(data.decode("utf-8"), parse_float=parse_float, parse_constant=finite_float)
+
+
+def _reason(problem: BaseException) -> str:
+    if isinstance(problem, RecursionError):
+        return "it is nested too deeply"
+    return safe_repr(str(problem).removeprefix("JSON is malformed: "))
+
+
+scan_value = json.JSONDecoder().raw_decode
+
+_FIRST_MEMBER: Final = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*(\][ \t\r\n]*\Z)?")
+
+_AFTER_MEMBER: Final = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*|(\])[ \t\r\n]*\Z)")
+
+
+def _members_of(text: str, most: int) -> list[Raw]:
+    """Cut an array into the texts of its members, up to one too many.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, as far as it was read.
+    """
+    members: list[Raw] = []
+    place = _FIRST_MEMBER.match(text)
+    while place is not None and not place[1] and len(members) <= most:
+        _, end = scan_value(text, place.end())
+        members.append(Raw(text[place.end() : end].encode("utf-8")))
+        place = _AFTER_MEMBER.match(text, end)
+    if place is None:
+        raise ValueError(f"expected a comma or the end of the array (character {end})")
+    return members
+
+
+# The types that each member of a message may have, and how to say so.
+_MEMBER_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "method": ((str,), "a string"),
+    "params": ((list, dict, type(None)), "an array or an object"),
+    "kwargs": ((dict, type(None)), "an object"),
+}
+
+
+def _message_from(value: dict[str, Any], line: Line | Raw) -> Message:
+    """Check the members one by one, to name the one that is wrong."""
+    dialect = dialect_of(value)
+    request_id = value.get("id", UNSET)
+    if isinstance(request_id, float):
+        request_id = _fraction_of(line)
+    elif isinstance(request_id, (bool, list, dict)) or not _is_utf8(request_id):
+        error = InvalidRequest("id must be a string, a number or null")
+        raise NoMessageError(error, dialect)
+    for name, (types, wanted) in _MEMBER_TYPES.items():
+        if name in value and not isinstance(value[name], types):
+            error = InvalidRequest(f"{name} must be {wanted}, not {safe_repr(value[name])}")
+            raise NoMessageError(error, dialect, None if request_id is UNSET else request_id)
+    known = {name: value[name] for name in Message.__struct_fields__ if name in value}
+    return Message(**{**known, "id": request_id})
+
+
+def _fraction_of(line: Line | Raw) -> Raw:
+    """Find the text of an id that is a fraction, for its echo to be exact."""
+    try:
+        return Raw(bytes(_id_alone.decode(line).id))
+    except UNREADABLE:
+        text: str = json.loads(bytes(line).decode("utf-8"), parse_float=str)["id"]
+        return Raw(text.encode("ascii"))
+
+
+def _is_utf8(value: object) -> bool:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+    return True

@@ -1,0 +1,64 @@
+"""What the beginning of a line tells of a message that cannot be read as a whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from msgspec import UNSET, UnsetType
+
+from kn_sock._wire.dialects import JSONRPC_1, JSONRPC_2, Dialect
+from kn_sock._wire.messages import RequestId
+
+_scan_value = json.JSONDecoder().raw_decode
+
+
+class Head(NamedTuple):
+    """What the beginning of a line tells of a message that cannot be read as a whole."""
+
+    request_id: RequestId | UnsetType
+    dialect: Dialect
+    is_reply: bool
+
+
+def read_head(prefix: bytes) -> Head:
+    """Read the first members of a message, as far as they are there."""
+    text = prefix.decode("utf-8", "replace").lstrip()
+    members: dict[str, Any] = {}
+    names: list[str] = []
+    if text.startswith("{"):
+        _read_members(text[1:], names, members)
+    elif text.startswith("["):
+        # A batch: what it is can be told by its first member, whose id is not the batch's.
+        _read_members(text[1:].lstrip().removeprefix("{"), names, {})
+    is_reply = "method" not in names and "params" not in names
+    is_reply = is_reply and ("result" in names or "error" in names)
+    request_id = members.get("id", UNSET)
+    if isinstance(request_id, (bool, float, list, dict)) or "\ufffd" in str(request_id):
+        request_id = UNSET
+    dialect: Dialect = JSONRPC_1 if "id" in members and "jsonrpc" not in members else JSONRPC_2
+    return Head(request_id, dialect, is_reply)
+
+
+def _read_members(text: str, names: list[str], members: dict[str, Any]) -> None:
+    """Read names and values up to where the text ends; the last name may lack its value."""
+    try:
+        while True:
+            text = text.lstrip(" \t\r\n,")
+            name, end = _scan_value(text)
+            text = text[end:].lstrip()
+            if not isinstance(name, str) or not text.startswith(":"):
+                return
+            names.append(name)
+            text = text[1:].lstrip()
+            value, end = _scan_value(text)
+            text = text[end:]
+            # Where no comma follows it may not be the whole value, or no JSON.
+            if not text.lstrip().startswith(","):
+                return
+            members[name] = value
+    except (ValueError, RecursionError):
+        return
+
+
+NO_HEAD = Head(UNSET, JSONRPC_2, False)
