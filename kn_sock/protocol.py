@@ -24,7 +24,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock._calling.pending import ClientCall, Outgoing
-from kn_sock._intercept.serving import InterceptedDispatcher
+from kn_sock._intercept.serving import ServeInterceptors
 from kn_sock._io.outbox import Outbox
 from kn_sock._io.peer import NO_PROCESS, address_text, certificate_of, process_of
 from kn_sock._io.reader import Inbound, State
@@ -41,7 +41,8 @@ from kn_sock._io.sending import (
 from kn_sock._io.tls import tls_problem
 from kn_sock._io.watchdogs import IdleWatchdog, SendWatchdog
 from kn_sock._observe.reports import ConnectionReport
-from kn_sock._serving.fastpath import FastDispatcher
+from kn_sock._serving.dispatcher import Dispatcher
+from kn_sock._serving.fastpath import FAST
 from kn_sock._settings import ConnectionContext
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.documents import DocumentFramer
@@ -149,8 +150,9 @@ class RPCProtocol(Inbound):
         write = write_of(transport)
         is_prompt = not isinstance(write, SendAtOnce)
         self._outbox = Outbox(write, settings.turn, is_prompt=is_prompt)
-        serve = InterceptedDispatcher if options.interceptors else FastDispatcher
-        self._serving = serve(self, self._session, self._outbox, runner)
+        self._serving = Dispatcher(self, self._session, self._outbox, runner, FAST)
+        if options.interceptors:
+            self._serving.around = ServeInterceptors(self._serving, self).run
         settings.thread_id = get_ident()
         self._state = State.SECURING
         self.opened_at = self.read_at = self.reactor.seconds()
@@ -254,7 +256,7 @@ class RPCProtocol(Inbound):
             if problem is not None and self._opening is None:
                 log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
             self._end_watches()
-            self._serving.end()
+            self._serving.close()
             text = self._reason or reason.getErrorMessage()
             self._end_calls(text, reason.value)
             self._outbox.close()
@@ -510,7 +512,7 @@ class RPCProtocol(Inbound):
         self._settings.turn.flush()
         self._end_watches()
         self._take_backlog()
-        self._serving.end()
+        self._serving.close()
         self._end_calls(reason, None)
         if is_read_to_the_end and end_now(self.transport):
             return
@@ -547,7 +549,7 @@ class RPCProtocol(Inbound):
         self._outbox.hold()
         self._end_watches()
         self._take_backlog()
-        self._serving.end()
+        self._serving.close()
         self.transport.abortConnection()
 
     def abort(self) -> None:

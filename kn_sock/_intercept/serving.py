@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -15,7 +16,8 @@ from typing_extensions import override
 from kn_sock._intercept.chain import around, as_deferred
 from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.dispatcher import Dispatcher, is_awaitable
-from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found, too_late
+from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
+from kn_sock._serving.threads import ConnectionQueue
 from kn_sock._wire.events import Request
 from kn_sock.calls import ServedCall, show
 from kn_sock.errors import InvalidParams, RPCError
@@ -29,41 +31,63 @@ class _Served(ServerCall, gc=True):
     # What a thread runs for it.
     job: Any = None
     # Whether its method has begun, or waits for a thread.
-    has_begun: bool = False
-
-
-class InterceptedDispatcher(Dispatcher):
-    """Serves the calls of one connection, each within the interceptors of its server.
-
-    The interceptors run on the reactor's thread, from when the call begins; where its method runs
-    in a thread, that is taken by the innermost ``proceed()``. What is wrong with the name or the
-    arguments is raised there, too.
-    """
+    is_begun: bool = False
 
     @override
-    def _run(self, request: Request) -> None:
-        if request.deadline is not None and self._is_too_late(request):
-            self._refuse(request, too_late(maybe_executed=False))
+    def is_kept_by_thread(self, lane: ConnectionQueue) -> bool:
+        # The function can look at ``cancelled``; its interceptors wait for it, as we do.
+        return self.job is not None and self.job not in lane.waiting
+
+    @override
+    def has_begun(self, lane: ConnectionQueue) -> bool:
+        return self.is_begun and not (self.job is not None and self.job in lane.waiting)
+
+
+class ServeInterceptors:
+    """Runs each request of one connection within the interceptors of its server.
+
+    The interceptors run on the reactor's thread, from when the call begins; a method that runs in a
+    thread gets one in the innermost ``proceed()``. A wrong name and wrong arguments are raised
+    there, too.
+
+    Args:
+        dispatcher: serves the calls of the connection.
+        protocol: the connection.
+    """
+
+    __slots__ = ("_dispatcher", "_protocol")
+
+    def __init__(self, dispatcher: Dispatcher, protocol: Any) -> None:
+        self._dispatcher = dispatcher
+        self._protocol = ref(protocol)
+
+    def run(self, request: Request) -> None:
+        """Run a request, and answer it with what the outermost interceptor returns."""
+        dispatcher = self._dispatcher
+        protocol = self._protocol()
+        if protocol is None or self._is_hidden(request):
+            dispatcher.invoke(request)
             return
-        if self._is_of_strangers(request):
-            super()._run(request)
-            return
-        served = _Served(self._own_connection(), request, request.method)
-        call = served.call = ServedCall(served, self._protocol)
+        served = _Served(dispatcher.own_ref(), request, request.method)
+        call = served.call = ServedCall(served, protocol)
         show(call)
         proceed = partial(self._innermost, served, call, self._prepare(call, request))
-        interceptors = self._runner.options.interceptors
-        self._answer_later(served, run_as(served, around, (interceptors, call, proceed), None))
+        interceptors = dispatcher.runner.options.interceptors
+        deferred = run_as(served, around, (interceptors, call, proceed), None)
+        dispatcher.answer_later(served, deferred)
+        # Each refers to the other.
+        deferred.addBoth(_release, served)
 
-    def _is_of_strangers(self, request: Request) -> bool:
-        """Tell what interceptors are not for: secrets, and what comes before the login."""
+    def _is_hidden(self, request: Request) -> bool:
+        """Whether a request is not for interceptors: it holds secrets, or precedes the login."""
         if request.method == LOGIN_METHOD:
             return True
-        return self._wants_login and request.method not in self._methods
+        dispatcher = self._dispatcher
+        return dispatcher.wants_login and request.method not in dispatcher.replies.methods
 
     def _prepare(self, call: ServedCall, request: Request) -> Method | RPCError:
-        """Find the method, and bind the arguments; or say what is wrong with them."""
-        method = self._methods.get(request.method)
+        """Return the method, its arguments bound; or the error, if they do not fit."""
+        method = self._dispatcher.replies.methods.get(request.method)
         params, named = request.params, request.kwargs
         request.params = request.kwargs = UNSET
         if method is not None:
@@ -86,14 +110,14 @@ class InterceptedDispatcher(Dispatcher):
     def _innermost(
         self, served: _Served, call: ServedCall, method: Method | RPCError
     ) -> Deferred[Any]:
-        """Run the method, innermost."""
+        """Run the method."""
         if served.cancelled:
             return fail(CancelledError())
         if isinstance(method, RPCError):
             return fail(method)
-        if not method.on_reactor and self._runner.uses_threads:
-            return self._innermost_in_thread(served, call, method)
-        served.has_begun = True
+        if not method.on_reactor and self._dispatcher.runner.uses_threads:
+            return self._run_in_thread(served, call, method)
+        served.is_begun = True
         token = current.set(served)
         try:
             return as_deferred(method.function(*call.args, **call.kwargs))
@@ -102,77 +126,53 @@ class InterceptedDispatcher(Dispatcher):
         finally:
             current.reset(token)
 
-    def _innermost_in_thread(
-        self, served: _Served, call: ServedCall, method: Method
-    ) -> Deferred[Any]:
-        done: Deferred[Any] = Deferred(lambda _: self._give_up_job(served))
+    def _run_in_thread(self, served: _Served, call: ServedCall, method: Method) -> Deferred[Any]:
+        lane = self._dispatcher.own_lane()
+        done: Deferred[Any] = Deferred(lambda _: _give_up_job(served, lane))
         work = partial(run_as, served, method.function, call.args, call.kwargs)
         job = _Innermost(served, call, work, done)
         try:
-            self._runner.submit(job, self._own_lane())
+            self._dispatcher.runner.submit(job, lane)
         except RuntimeError as problem:
             return fail(no_thread(problem))
         served.job = job
-        served.has_begun = True
-        return done.addCallback(self._resume, served)
+        served.is_begun = True
+        return done.addCallback(_await_in_call, served)
 
-    def _give_up_job(self, served: _Served) -> None:
-        """Take the function back, or let it know that nobody waits for it any more."""
-        if served.job is not None and not self._own_lane().withdraw(served.job):
-            served.cancelled = True
 
-    @override
-    def _end_job(self, job: Any) -> None:
-        if isinstance(job, _Innermost):
-            job.served.job = None
-            job.settle()
-        else:
-            super()._end_job(job)
+def _release(result: Any, served: _Served) -> Any:
+    served.call = None
+    return result
 
-    @staticmethod
-    def _resume(result: Any, served: _Served) -> Any:
-        """Wait for what a function in a thread gave back to be awaited."""
-        if not is_awaitable(result):
-            return result
-        if not served.cancelled:
-            return run_as(served, as_deferred, (result,), None)
-        if isinstance(result, types.CoroutineType):
-            result.close()
-        raise CancelledError
 
-    @override
-    def _cancel(self, call: ServerCall) -> None:
-        if isinstance(call, _Served) and call.job is not None and not self._waits(call.job):
-            # A thread has the function, which can look; its interceptors wait for it, as we do.
-            call.cancelled = True
-            return
-        super()._cancel(call)
+def _give_up_job(served: _Served, lane: ConnectionQueue) -> None:
+    """Withdraw the function, or let it see that it was cancelled."""
+    if served.job is not None and not lane.withdraw(served.job):
+        served.cancelled = True
 
-    @override
-    def _settled(self, call: ServerCall) -> None:
-        super()._settled(call)
-        if isinstance(call, _Served):
-            # Each has the other.
-            call.call = None
 
-    @override
-    def _was_begun(self, call: ServerCall) -> bool:
-        if not isinstance(call, _Served):
-            return super()._was_begun(call)
-        return call.has_begun and not (call.job is not None and self._waits(call.job))
-
-    def _waits(self, job: _Innermost) -> bool:
-        """Tell whether no thread has a job yet."""
-        return job in self._own_lane().waiting
+def _await_in_call(result: Any, served: _Served) -> Any:
+    """Await what a function in a thread returned."""
+    if not is_awaitable(result):
+        return result
+    if not served.cancelled:
+        return run_as(served, as_deferred, (result,), None)
+    if isinstance(result, types.CoroutineType):
+        result.close()
+    raise CancelledError
 
 
 class _Innermost:
     """What a thread runs of a call, inside its interceptors."""
 
+    is_common = False
+
     def __init__(
         self, served: _Served, call: ServedCall, work: Callable[[], Any], done: Deferred[Any]
     ) -> None:
         self.served = served
+        # Of the job's own result nothing is left to the dispatcher.
+        self.result = self.error = None
         # It may be asked for here when an interceptor has answered already.
         self._call = call
         self._done = done
@@ -188,7 +188,8 @@ class _Innermost:
             self._error = error
 
     def settle(self) -> None:
-        """Tell the innermost interceptor. Reactor: its thread."""
+        """Pass the outcome to the innermost interceptor. Reactor: its thread."""
+        self.served.job = None
         result, error = self._result, self._error
         if isinstance(result, Deferred):
             result.addErrback(lambda _: None)

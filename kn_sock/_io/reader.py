@@ -174,12 +174,12 @@ class Inbound(LineReceiver):
                 )
             except _UNUSUAL as problem:
                 if messages:
-                    self._serving.take(messages, self._receive)
+                    self._serving.path.serve(self._serving, messages, self._receive)
                     messages = []
                 if self._state is not _OPEN:
                     return
                 self._handle_unusual(line, problem)
-        self._serving.take(messages, self._receive)
+        self._serving.path.serve(self._serving, messages, self._receive)
 
     def _receive(self, message: Message) -> None:
         if self._state is not _OPEN:
@@ -206,7 +206,7 @@ class Inbound(LineReceiver):
             if self._state is _OPEN:
                 self._dispatch_event(self._session.receive_member(message, reply))
 
-        self._serving.take(messages, receive, reply)
+        self._serving.path.serve(self._serving, messages, receive, reply)
 
     def _resume(self) -> None:
         self._backlog_timer = None

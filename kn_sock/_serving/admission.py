@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sized
 from typing import Any
 
+from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock._wire.events import Refusal, Request, id_key
 from kn_sock.errors import ErrorCode, RPCError
+from kn_sock.options import ServerOptions
 
 _BUSY = RPCError(
     ErrorCode.SERVER_BUSY, "too many calls are under way on this connection; try again later"
@@ -18,6 +20,19 @@ _BUSY = RPCError(
 _DRAINING = RPCError(
     ErrorCode.SERVER_BUSY, "the server is stopping and takes no new calls; nothing was run"
 )
+
+
+def may_bypass(options: ServerOptions, admission: Admission | None) -> bool:
+    """Whether requests may begin as they come, without a look at each: see `fastpath`.
+
+    A limit or a feature that has to look at each request belongs here.
+    """
+    return not (
+        (admission is not None and admission.is_guarded)
+        or options.call_timeout is not None
+        or options.interceptors
+        or options.max_line_bytes < PLAIN_BYTES
+    )
 
 
 class Admission:

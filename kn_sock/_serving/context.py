@@ -62,6 +62,14 @@ class ServerCall(Struct, eq=False, gc=False):
             self.asked = asked
         return asked
 
+    def is_kept_by_thread(self, lane: Any) -> bool:
+        """Whether it ends only when the thread that has it does; interceptors wait for that."""
+        return False
+
+    def has_begun(self, lane: Any) -> bool:
+        """Whether the method has begun of a call that no thread is asked to run."""
+        return True
+
     def forget_function(self) -> None:
         """Let go of the function and its arguments, which lead anywhere."""
         self.function = self.args = self.kwargs = None

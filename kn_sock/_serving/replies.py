@@ -1,24 +1,23 @@
-"""Answers to the peer's calls: written, bounded while nobody reads them, and reported.
-
-What is answered, and when, is `_serving`'s.
-"""
+"""Replies to the peer's calls: encoded, bounded while the peer does not read, and reported."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from kn_sock._io.outbox import Outbox
 from kn_sock._observe.reports import CallReports
 from kn_sock._observe.stats import EXIT
 from kn_sock._serving.runner import Runner
+from kn_sock._wire.batches import BatchReply
 from kn_sock._wire.dialects import JSONRPC_2
+from kn_sock._wire.encoding import Success, is_plain
 from kn_sock._wire.events import Request
 from kn_sock._wire.session import Session
 from kn_sock.errors import ErrorCode, InternalError, RPCError
 from kn_sock.methods.table import Method
 
-# So many of the longest lines may wait for a peer that does not read.
+# How many of the longest lines may wait for a peer that does not read.
 _UNREAD_LINES: Final = 16
 _UNREAD_ERROR = RPCError(
     ErrorCode.REPLY_TOO_LONG, "the reply was dropped: too much waits to be read before it"
@@ -26,152 +25,196 @@ _UNREAD_ERROR = RPCError(
 
 
 class Connection(Protocol):
-    """What is asked of the connection whose calls are served."""
+    """What the serving side needs of its connection."""
 
     reactor: Any
     read_at: float
 
     @property
     def peer_text(self) -> str:
-        """The peer's address as a person would write it."""
+        """The peer's address, as text."""
 
     @property
     def awaits_replies(self) -> bool:
         """Whether calls of our own wait for this peer's replies."""
 
     def update_reading(self) -> None:
-        """Ask `Dispatcher.wants_more` once more."""
+        """Read on or pause, by `Dispatcher.wants_more`."""
 
     def serving_is_idle(self) -> None:
-        """Take note that every call is answered."""
+        """Every call has been answered."""
 
 
-class _Ended:
-    """Stands for a connection that has ended."""
-
-    reactor: Any = None
-    read_at = 0.0
-    peer_text = "a connection that has ended"
-    awaits_replies = False
-
-    def update_reading(self) -> None:
-        """Nothing is read."""
-
-    def serving_is_idle(self) -> None:
-        """Nobody waits for that."""
-
-
-_ENDED = _Ended()
+def _nothing_waits(request: Request) -> None:
+    """No turn and no deadline waits for a request once the connection has ended."""
 
 
 class Replies:
     """Answers the calls of one connection.
 
     Args:
-        protocol: whose connection it is; told when reading should pause, and when all is answered.
-        session: writes the answers.
+        connection: whose calls these are.
+        session: encodes replies within the limits.
         outbox: sends them.
-        runner: has the methods, and the options.
+        runner: has the options, and what the factory reports to.
+        answered: called with each request that is answered, if something waits for it: its turn in
+            a dialect without ids, or its deadline.
     """
 
-    _is_over = False
-    # Bytes of replies since the peer stopped reading; None while it reads.
-    _bytes_while_paused: int | None = None
-    _own_reports: CallReports | None = None
-    # None where calls that succeed are told to nobody, and cost nothing.
-    _records: CallReports | None = None
+    __slots__ = (
+        "_answered",
+        "bytes_while_paused",
+        "_connection",
+        "_outbox",
+        "_own_reports",
+        "_runner",
+        "_session",
+        "is_over",
+        "methods",
+        "records",
+    )
 
     def __init__(
         self,
-        protocol: Connection,
+        connection: Connection,
         session: Session[Any],
         outbox: Outbox,
         runner: Runner,
+        answered: Callable[[Request], object],
     ) -> None:
-        self._protocol = protocol
+        self._connection = connection
         self._session = session
         self._outbox = outbox
         self._runner = runner
-        self._methods: Mapping[str, Method] = runner.methods
-        if runner.reports.wants_all:
-            self._records = self._reports
-
-    def detach(self) -> None:
-        """Forget the connection, which has ended, and had no calls under way any more.
-
-        Two that have each other would wait for the garbage collector.
-        """
-        self._protocol = _ENDED
+        self._answered = answered
+        #: The methods that are served, by name.
+        self.methods: Mapping[str, Method] = runner.methods
+        #: Whether the connection has ended: nothing is written any more.
+        self.is_over = False
+        #: Bytes of replies since the peer stopped reading; ``None`` while it reads.
+        self.bytes_while_paused: int | None = None
+        self._own_reports: CallReports | None = None
+        #: Where calls that succeed are reported; ``None`` if nobody counts or logs them.
+        self.records: CallReports | None = self.reports if runner.reports.wants_all else None
 
     @property
-    def _reports(self) -> CallReports:
-        """Where calls are reported; many a connection has nothing to report."""
+    def has_reports(self) -> bool:
+        """Whether there was anything to report."""
+        return self._own_reports is not None
+
+    @property
+    def reports(self) -> CallReports:
+        """Where calls are reported; made when first needed."""
         reports = self._own_reports
         if reports is None:
-            reports = self._own_reports = CallReports(self._protocol, self._runner.reports)
+            reports = self._own_reports = CallReports(self._connection, self._runner.reports)
         return reports
 
-    def _answer(self, request: Request, result: Any) -> None:
+    def set_peer_reads(self, reads: bool) -> None:
+        """Begin or end to count the bytes that wait for the peer."""
+        self.bytes_while_paused = None if reads else self.bytes_while_paused or 0
+
+    def detach(self, connection: Connection) -> None:
+        """Replace the connection, which has ended, so that nothing here keeps it alive."""
+        self._connection = connection
+        self._answered = _nothing_waits
+
+    def answer(self, request: Request, result: Any) -> None:
+        """Reply with a result; a result without a JSON form becomes an error."""
+        if (
+            request.dialect is JSONRPC_2
+            and type(request.id) is int
+            and request.batch is None
+            and is_plain(result)
+            and request.expects_reply
+            and self.bytes_while_paused is None
+            and self._runner.queues_plain_replies
+        ):
+            # Encoded together with the other plain replies of this turn of the reactor.
+            if request.number:
+                self._answered(request)
+            if not self.is_over:
+                outbox = self._outbox
+                if not outbox.replies:
+                    outbox.begin()
+                outbox.replies.append(Success("2.0", request.id, result))
+            if self.records is not None:
+                self.records.ended(request)
+            return
         try:
             line = self._session.answer(request, result)
         except InternalError as problem:
-            self._refuse(request, InternalError(f"{request.method}: {problem}"))
+            self.refuse(request, InternalError(f"{request.method}: {problem}"))
             return
-        self._leave_turn(request)
-        if line is not None and not self._is_over:
-            if self._bytes_while_paused is not None:
-                short = self._within_unread(request, line, self._bytes_while_paused)
-                if short is not line:
+        self._note_answered(request)
+        if line is not None and not self.is_over:
+            if self.bytes_while_paused is not None:
+                within = self._within_limit(request, line, self.bytes_while_paused)
+                if within is not line:
                     request.replaced_by = _UNREAD_ERROR
-                line = short
+                line = within
             self._outbox.put(line)
         if request.replaced_by is not None:
             self._report(request, request.replaced_by)
-        elif self._records is not None:
-            self._records.ended(request)
+        elif self.records is not None:
+            self.records.ended(request)
 
-    def _within_unread(self, request: Request, line: bytes, unread: int) -> bytes:
-        """Let no more than so many bytes of replies wait for a peer that does not read."""
+    def refuse(
+        self, request: Request, error: RPCError | None, raised: BaseException | None = None
+    ) -> None:
+        """Reply with an error.
+
+        Args:
+            request: the request.
+            error: what the caller gets; ``None`` for no reply, as the process is asked to exit.
+            raised: the exception that the method raised, if it did.
+        """
+        self._note_answered(request)
+        if error is None:
+            self.reports.ended(request, EXIT)
+            return
+        self._report(request, error, raised)
+        if self.is_over:
+            return
+        line = self._session.refuse(request, error)
+        if line is not None:
+            if self.bytes_while_paused is not None:
+                line = self._within_limit(request, line, self.bytes_while_paused)
+            self._outbox.put(line)
+
+    def encode_refusal(self, request: Request, error: RPCError) -> bytes | None:
+        """Report and encode the refusal of a request; the caller sends it in its turn."""
+        self._note_answered(request)
+        self._report(request, error)
+        return self._session.refuse(request, error)
+
+    def end_batch(self, batch: BatchReply) -> None:
+        """Send the reply to a batch, if it is complete."""
+        if not self.is_over:
+            line = batch.line()
+            if line is not None:
+                self._outbox.put(line)
+
+    def _note_answered(self, request: Request) -> None:
+        if request.number or request.dialect.answers_in_order:
+            self._answered(request)
+
+    def _within_limit(self, request: Request, line: bytes, waiting: int) -> bytes:
+        """Return the line, or a short error if too much waits for a peer that does not read."""
         most = _UNREAD_LINES * self._runner.options.max_line_bytes
-        if unread + len(line) > most:
+        if waiting + len(line) > most:
             text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
             error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
             if request.batch is None:
                 instead = self._session.refuse(request, error) or line
             else:
                 instead = JSONRPC_2.encode_error(None, error)
-            # What is an error already, and as short, stays as it is.
+            # An error that is as short already stays as it is.
             line = min(line, instead, key=len)
-        self._bytes_while_paused = unread + len(line)
+        self.bytes_while_paused = waiting + len(line)
         return line
-
-    def _leave_turn(self, request: Request) -> None:
-        """Take note that a request is answered."""
-
-    def _refuse(
-        self, request: Request, error: RPCError | None, raised: BaseException | None = None
-    ) -> None:
-        self._leave_turn(request)
-        if error is None:
-            self._reports.ended(request, EXIT)
-            return
-        self._report(request, error, raised)
-        if self._is_over:
-            return
-        line = self._session.refuse(request, error)
-        if line is not None:
-            if self._bytes_while_paused is not None:
-                line = self._within_unread(request, line, self._bytes_while_paused)
-            self._outbox.put(line)
-
-    def _refuse_unbegun(self, request: Request, error: RPCError) -> bytes | None:
-        """Write the refusal of a request that was never let in; it is sent in its turn."""
-        self._leave_turn(request)
-        self._report(request, error)
-        return self._session.refuse(request, error)
 
     def _report(
         self, request: Request, error: RPCError, raised: BaseException | None = None
     ) -> None:
-        is_known = request.method in self._methods
-        self._reports.failed(request, error, raised, is_known=is_known)
+        self.reports.failed(request, error, raised, is_known=request.method in self.methods)

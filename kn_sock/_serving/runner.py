@@ -14,6 +14,7 @@ from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.reports import Reports, traceback_of
 from kn_sock._serving.context import ServerCall
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, Job, Submits, WorkerPool
+from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 from kn_sock.methods.table import Method
 from kn_sock.options import ServerOptions
@@ -52,6 +53,8 @@ class Runner:
         self.methods = dict(methods)
         self.options = options
         self._on_exit = on_exit
+        #: Whether every plain reply is certain to be within the limit of a line.
+        self.queues_plain_replies = options.max_line_bytes >= PLAIN_BYTES
         self.uses_threads = options.executor is not None or options.threads > 0
         self._turn = turn
         self._finished = CompletionNotifier(call_from_thread, self._deliver)

@@ -1,6 +1,6 @@
 """Lines out of chunks: linear in time whatever the chunking, bounded in memory.
 
-Only bytes belong here. What a line means is `decoding`'s; where the chunks come from is `protocol`'s.
+Only bytes belong here: `decoding` reads the lines, `protocol` delivers the chunks.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_a_reply_that_is_dropped_as_nothing_is_read_has_failed(
     funcs = {"much": lambda: "x" * 1900}
     pair = connected_pair(funcs, network=network, stats=stats, max_line_bytes=2048)
     serving = pair.wire.peer.protocol._serving
-    serving._bytes_while_paused = 16 * 2048
+    serving.replies.bytes_while_paused = 16 * 2048
     called(pair, "much")
     assert stats.methods["much"].outcomes == {"reply_too_long": 1}
     assert [each["outcome"] for each in log_events.take()] == ["reply_too_long"]
