@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from kn_sock._intercept.chain import around, as_deferred
 from kn_sock._serving.context import ServerCall, current, run_as
-from kn_sock._serving.dispatcher import Dispatcher, is_awaitable
+from kn_sock._serving.dispatcher import Dispatcher
+from kn_sock._serving.execution import is_awaitable
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
 from kn_sock._serving.threads import ConnectionQueue
 from kn_sock._wire.events import Request
@@ -66,15 +67,15 @@ class ServeInterceptors:
         dispatcher = self._dispatcher
         protocol = self._protocol()
         if protocol is None or self._is_hidden(request):
-            dispatcher.invoke(request)
+            dispatcher.calls.invoke(request)
             return
-        served = _Served(dispatcher.own_ref(), request, request.method)
+        served = _Served(dispatcher.calls.own_ref(), request, request.method)
         call = served.call = ServedCall(served, protocol)
         show(call)
         proceed = partial(self._innermost, served, call, self._prepare(call, request))
         interceptors = dispatcher.runner.options.interceptors
         deferred = run_as(served, around, (interceptors, call, proceed), None)
-        dispatcher.answer_later(served, deferred)
+        dispatcher.calls.answer_later(served, deferred)
         # Each refers to the other.
         deferred.addBoth(_release, served)
 
@@ -127,7 +128,7 @@ class ServeInterceptors:
             current.reset(token)
 
     def _run_in_thread(self, served: _Served, call: ServedCall, method: Method) -> Deferred[Any]:
-        lane = self._dispatcher.own_lane()
+        lane = self._dispatcher.calls.own_lane()
         done: Deferred[Any] = Deferred(lambda _: _give_up_job(served, lane))
         work = partial(run_as, served, method.function, call.args, call.kwargs)
         job = _Innermost(served, call, work, done)

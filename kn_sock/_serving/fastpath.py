@@ -38,10 +38,10 @@ def serve(
         slow_path: called with each message that is not a common request, in its turn.
         batch: collects the replies, if the messages are the members of a batch.
     """
-    outbox, records, running = dispatcher.outbox, dispatcher.replies.records, dispatcher.running
+    calls, outbox, records = dispatcher.calls, dispatcher.outbox, dispatcher.replies.records
     replies = outbox.replies if batch is None else batch.plain
-    connection = dispatcher.connection_ref or dispatcher.own_ref()
-    runner, lane, since = dispatcher.runner, dispatcher.lane, dispatcher.connection.read_at
+    running, connection = calls.running, calls.connection_ref or calls.own_ref()
+    runner, lane, since = dispatcher.runner, calls.lane, dispatcher.connection.read_at
     submit = (runner.pool or runner).submit if runner.uses_threads else None
     for message in messages:
         method = dispatcher.fast_methods.get(message.method)  # type: ignore[arg-type]  # or UNSET
@@ -64,14 +64,14 @@ def serve(
             or not method.required <= len(args) <= method.most
             or (method.kinds is not None and method.kinds != [*map(type, args)])
         ):
-            bound = dispatcher.bind(method, args, request, key)
+            bound = calls.bind(method, args, request, key)
             if bound is None:
                 continue
             args, kwargs = bound
         if submit is not None and not method.on_reactor:
             if batch is not None or type(key) is not int or key in running:
                 call = ServerCall(connection, request, method.name, key)
-                dispatcher.run_in_thread(call, method, args, kwargs)
+                calls.run_in_thread(call, method, args, kwargs)
                 continue
             # A tuple of plain values is exempt from the garbage collector after its first look.
             args, function = tuple(args), method.function
@@ -79,11 +79,11 @@ def serve(
                 connection, None, method.name, key, since, True, True, function, args, kwargs
             )
             if lane is None:
-                lane = dispatcher.own_lane()
+                lane = calls.own_lane()
             try:
                 submit(call, lane)
             except RuntimeError as problem:
-                dispatcher.refuse_without_thread(call, problem)
+                calls.refuse_without_thread(call, problem)
                 continue
             running[key] = call
             if len(running) >= dispatcher.max_pending:
@@ -94,7 +94,7 @@ def serve(
         try:
             result = method.function(*args, **kwargs) if kwargs else method.function(*args)
         except BaseException as exception:
-            dispatcher.finish(call, None, exception)
+            calls.finish(call, None, exception)
             continue
         finally:
             reset_current(token)
@@ -104,7 +104,7 @@ def serve(
             or not ((type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result))
             or (batch is not None and batch.room <= 0 and not batch.has_room())
         ):
-            dispatcher.finish(call, result)
+            calls.finish(call, result)
             continue
         call.is_over = True
         if batch is not None:
@@ -124,9 +124,9 @@ def serve(
 
 def deliver(dispatcher: Dispatcher) -> None:
     """Answer the calls whose functions have ended in threads."""
-    outbox, replies, running = dispatcher.outbox, dispatcher.outbox.replies, dispatcher.running
-    records = dispatcher.replies.records
-    ended = dispatcher.own_lane().ended
+    calls, outbox, records = dispatcher.calls, dispatcher.outbox, dispatcher.replies.records
+    replies, running = outbox.replies, calls.running
+    ended = calls.own_lane().ended
     # Those that end meanwhile are announced again, so that other connections have their turn.
     for _ in range(len(ended)):
         call = ended.popleft()
@@ -138,7 +138,7 @@ def deliver(dispatcher: Dispatcher) -> None:
             or dispatcher.replies.bytes_while_paused is not None
             or not ((type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result))
         ):
-            dispatcher.end_job(call)
+            calls.end_job(call)
             continue
         call.is_over = True
         del running[call.key]

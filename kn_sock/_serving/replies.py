@@ -45,6 +45,21 @@ class Connection(Protocol):
         """Every call has been answered."""
 
 
+class EndedConnection:
+    """Stands for a connection that has ended."""
+
+    reactor: Any = None
+    read_at = 0.0
+    peer_text = "a connection that has ended"
+    awaits_replies = False
+
+    def update_reading(self) -> None:
+        """Nothing is read any more."""
+
+    def serving_is_idle(self) -> None:
+        """Nothing waits for that."""
+
+
 def _nothing_waits(request: Request) -> None:
     """No turn and no deadline waits for a request once the connection has ended."""
 
@@ -63,12 +78,12 @@ class Replies:
 
     __slots__ = (
         "_answered",
-        "bytes_while_paused",
         "_connection",
         "_outbox",
         "_own_reports",
         "_runner",
         "_session",
+        "bytes_while_paused",
         "is_over",
         "methods",
         "records",

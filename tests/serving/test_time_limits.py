@@ -257,9 +257,9 @@ def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
     executor = ManualExecutor()
     wire = Wire(network, {"slow": lambda: 1}, executor=executor)
     wire.send(request(1, "slow", timeout=1))
-    (call,) = wire.server._serving.running.values()
+    (call,) = wire.server._serving.calls.running.values()
     # A thread takes it now.
-    wire.server._serving.lane.waiting.popleft()
+    wire.server._serving.calls.lane.waiting.popleft()
     wire.advance(1)
     assert wire.take() == [too_late(1, maybe_executed=True)]
     assert call.cancelled
