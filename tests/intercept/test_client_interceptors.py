@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -24,14 +23,8 @@ from kn_sock import (
     start_rpc_server,
 )
 from kn_sock.testing import MemoryNetwork, Pair, connected_pair
-
-
-def add(a: int, b: int) -> int:
-    return a + b
-
-
-def fails() -> None:
-    raise ValueError("no luck")
+from tests.intercept.interceptors import fails, passes, refusing, waiting, watching
+from tests.serving.common import add, batched, called, outcome_of, sent_by
 
 
 @in_reactor
@@ -42,56 +35,37 @@ def trace_of() -> Any:
 FUNCS = {"add": add, "fails": fails, "trace_of": trace_of}
 
 
-def outcome_of(deferred: Deferred[Any]) -> Any:
-    outcome: list[Any] = []
-    deferred.addBoth(lambda result: outcome.append(getattr(result, "value", result)))
-    return outcome[0] if outcome else None
-
-
 def connected(network: MemoryNetwork, *interceptors: Any, **options: Any) -> Pair:
     client = {"interceptors": list(interceptors), **options}
     return connected_pair(FUNCS, network=network, client=client)
 
 
-def called(pair: Pair, method: str, *args: Any) -> Any:
-    deferred = pair.client.call(method, *args)
+SECOND = (2, 0)
+
+
+async def insists(call: OutgoingCall, proceed: Any) -> Any:
+    try:
+        return await proceed()
+    except ValueError:
+        call.method, call.args = "add", (20, 3)
+        return await proceed()
+
+
+def timed_out(calling: Deferred[Any]) -> bool:
+    """Tell whether a call may have been run that ended because its time had passed."""
+    outcome = outcome_of(calling)
+    assert isinstance(outcome, CallTimeout)
+    return outcome.maybe_executed
+
+
+def delivered(pair: Pair, calling: Deferred[Any]) -> Any:
+    """Let the client's bytes pass that were held back, and take the outcome of a call."""
+    pair.wire.is_held = False
     pair.pump()
-    return outcome_of(deferred)
-
-
-def sent_by(pair: Pair) -> list[Any]:
-    """Give what the client has written, and hold it back."""
-    pair.wire.is_held = True
-    pair.network.reactor.advance(0)
-    return [json.loads(line) for line in pair.wire.written.splitlines()]
-
-
-async def passes(call: OutgoingCall, proceed: Any) -> Any:
-    return await proceed()
-
-
-def passes_plainly(call: OutgoingCall, proceed: Any) -> Any:
-    return proceed()
+    return outcome_of(calling)
 
 
 # --- one call -------------------------------------------------------------------------------------
-
-
-def test_the_first_is_outermost(network: MemoryNetwork) -> None:
-    seen: list[str] = []
-
-    def named(name: str) -> Any:
-        async def interceptor(call: OutgoingCall, proceed: Any) -> Any:
-            seen.append(f"before {name}")
-            result = await proceed()
-            seen.append(f"after {name}")
-            return result
-
-        return interceptor
-
-    pair = connected(network, named("first"), named("second"))
-    assert called(pair, "add", 1, 2) == 3
-    assert seen == ["before first", "before second", "after second", "after first"]
 
 
 def test_it_sees_the_call_and_may_change_all_of_it(network: MemoryNetwork) -> None:
@@ -109,9 +83,7 @@ def test_it_sees_the_call_and_may_change_all_of_it(network: MemoryNetwork) -> No
     assert seen == [("other", (7,), {"c": 8}, 30.0, None)]
     assert (sent["method"], sent["params"], sent["kwargs"]) == ("add", [1], {"b": 2})
     assert (sent["timeout"], sent["traceparent"]) == (5.0, "00-1-2-01")
-    pair.wire.is_held = False
-    pair.pump()
-    assert outcome_of(calling) == 3
+    assert delivered(pair, calling) == 3
 
 
 def test_the_trace_reaches_the_method(network: MemoryNetwork) -> None:
@@ -151,13 +123,6 @@ def test_it_may_answer_refuse_and_replace_an_error(network: MemoryNetwork) -> No
 
 
 def test_it_may_call_again(network: MemoryNetwork) -> None:
-    async def insists(call: OutgoingCall, proceed: Any) -> Any:
-        try:
-            return await proceed()
-        except ValueError:
-            call.method, call.args = "add", (20, 3)
-            return await proceed()
-
     assert called(connected(network, insists), "fails") == 23
 
 
@@ -177,22 +142,14 @@ def test_notifications_pass_through_it(network: MemoryNetwork) -> None:
 
 
 def test_a_notification_that_is_refused_fails(network: MemoryNetwork) -> None:
-    def refuses(call: OutgoingCall, proceed: Any) -> Any:
-        raise RPCError(403, "not from here")
-
-    pair = connected(network, refuses)
+    pair = connected(network, refusing())
     assert outcome_of(pair.client.notify("add", 1, 2)).code == 403
     assert sent_by(pair) == []
 
 
 def test_attributes_and_other_options_keep_it(network: MemoryNetwork) -> None:
     seen: list[Any] = []
-
-    def watches(call: OutgoingCall, proceed: Any) -> Any:
-        seen.append((call.method, call.timeout))
-        return proceed()
-
-    pair = connected(network, watches)
+    pair = connected(network, watching(seen, lambda call: (call.method, call.timeout)))
     calling = pair.client.with_options(timeout=5.0).remote.add(1, 2)
     pair.pump()
     assert outcome_of(calling) == 3
@@ -277,12 +234,7 @@ def test_a_cancellation_reaches_the_peer_through_it(network: MemoryNetwork) -> N
 
 def test_a_cancellation_ends_what_it_waits_for(network: MemoryNetwork) -> None:
     waited: Deferred[Any] = Deferred()
-
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        await waited
-        return await proceed()
-
-    pair = connected(network, waits)
+    pair = connected(network, waiting(waited))
     calling = pair.client.call("add", 1, 2)
     calling.cancel()
     assert isinstance(outcome_of(calling), CallCancelled)
@@ -306,30 +258,21 @@ def test_its_time_is_the_call_s(network: MemoryNetwork, is_stubborn: bool) -> No
     pair = connected(network, waits, timeout=5.0)
     calling = pair.client.call("add", 1, 2)
     pair.advance(5)
-    outcome = outcome_of(calling)
-    assert isinstance(outcome, CallTimeout)
-    assert outcome.maybe_executed is False
+    assert timed_out(calling) is False
     assert ended == ["cancelled"]
     assert sent_by(pair) == []
 
 
 def test_what_it_took_is_taken_off_the_call_s_time(network: MemoryNetwork) -> None:
     gate: Deferred[Any] = Deferred()
-
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        await gate
-        return await proceed()
-
-    pair = connected(network, waits, timeout=5.0, propagate_deadline=True)
+    pair = connected(network, waiting(gate), timeout=5.0, propagate_deadline=True)
     calling = pair.client.call("add", 1, 2)
     pair.advance(2)
     gate.callback(None)
     (sent,) = sent_by(pair)
     assert sent["timeout"] == 3.0
     pair.network.reactor.advance(3)
-    outcome = outcome_of(calling)
-    assert isinstance(outcome, CallTimeout)
-    assert outcome.maybe_executed is True
+    assert timed_out(calling) is True
 
 
 def test_its_time_goes_on_after_the_reply(network: MemoryNetwork) -> None:
@@ -342,9 +285,7 @@ def test_its_time_goes_on_after_the_reply(network: MemoryNetwork) -> None:
     pair.pump()
     assert not calling.called
     pair.advance(5)
-    outcome = outcome_of(calling)
-    assert isinstance(outcome, CallTimeout)
-    assert outcome.maybe_executed is True
+    assert timed_out(calling) is True
 
 
 def test_a_call_whose_time_it_used_up_is_not_sent(network: MemoryNetwork) -> None:
@@ -354,20 +295,13 @@ def test_a_call_whose_time_it_used_up_is_not_sent(network: MemoryNetwork) -> Non
 
     pair = connected(network, shortens)
     calling = pair.client.call("add", 1, 2)
-    outcome = outcome_of(calling)
-    assert isinstance(outcome, CallTimeout)
-    assert outcome.maybe_executed is False
+    assert timed_out(calling) is False
     assert sent_by(pair) == []
 
 
 def test_no_limit_is_none_for_it_either(network: MemoryNetwork) -> None:
     gate: Deferred[Any] = Deferred()
-
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        await gate
-        return await proceed()
-
-    pair = connected(network, waits, timeout=None)
+    pair = connected(network, waiting(gate), timeout=None)
     calling = pair.client.call("add", 1, 2)
     pair.advance(1_000_000)
     gate.callback(None)
@@ -376,13 +310,6 @@ def test_no_limit_is_none_for_it_either(network: MemoryNetwork) -> None:
 
 
 # --- batches --------------------------------------------------------------------------------------
-
-
-def batched(pair: Pair, *entries: Any) -> Deferred[list[Any]]:
-    batch = pair.client.batch()
-    for verb, method, *args in entries:
-        getattr(batch, verb)(method, *args)
-    return batch.send()
 
 
 def test_each_member_of_a_batch_passes_through_it_and_they_go_out_as_one(
@@ -396,50 +323,39 @@ def test_each_member_of_a_batch_passes_through_it_and_they_go_out_as_one(
         return proceed()
 
     pair = connected(network, traces, passes, propagate_deadline=True)
-    sending = batched(pair, ("call", "add", 1, 2), ("notify", "add", 3, 4), ("call", "fails"))
+    sending = batched(
+        pair.client, ("call", "add", 1, 2), ("notify", "add", 3, 4), ("call", "fails")
+    )
     (sent,) = sent_by(pair)
     assert [each["traceparent"] for each in sent] == ["00-1", "00-2", "00-3"]
     assert [each.get("timeout") for each in sent] == [30.0, None, 30.0]
-    pair.wire.is_held = False
-    pair.pump()
-    three, problem = outcome_of(sending)
+    three, problem = delivered(pair, sending)
     assert three == 3
     assert isinstance(problem, ValueError)
 
 
 def test_a_member_that_is_refused_is_not_sent_and_the_others_are(network: MemoryNetwork) -> None:
-    async def refuses(call: OutgoingCall, proceed: Any) -> Any:
-        if call.args == (0, 0):
-            raise RPCError(403, "not from here")
-        return await proceed()
-
-    pair = connected(network, refuses)
-    sending = batched(pair, ("call", "add", 0, 0), ("call", "add", 1, 2), ("call", "add", 0, 0))
+    pair = connected(network, refusing(lambda call: call.args == (0, 0)))
+    sending = batched(
+        pair.client, ("call", "add", 0, 0), ("call", "add", 1, 2), ("call", "add", 0, 0)
+    )
     (sent,) = sent_by(pair)
     assert len(sent) == 1
-    pair.wire.is_held = False
-    pair.pump()
-    first, second, third = outcome_of(sending)
+    first, second, third = delivered(pair, sending)
     assert (first.code, second, third.code) == (403, 3, 403)
 
 
 def test_a_batch_of_which_nothing_is_let_go_sends_nothing(network: MemoryNetwork) -> None:
     pair = connected(network, lambda call, proceed: call.method.upper())
-    sending = batched(pair, ("call", "one"), ("notify", "two"), ("call", "three"))
+    sending = batched(pair.client, ("call", "one"), ("notify", "two"), ("call", "three"))
     assert sent_by(pair) == []
     assert outcome_of(sending) == ["ONE", "THREE"]
 
 
 def test_a_batch_waits_for_the_slowest_member(network: MemoryNetwork) -> None:
     gate: Deferred[Any] = Deferred()
-
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        if call.args == (2, 0):
-            await gate
-        return await proceed()
-
-    pair = connected(network, waits)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    pair = connected(network, waiting(gate, SECOND))
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     pair.pump()
     assert not sending.called
     gate.callback(None)
@@ -448,13 +364,8 @@ def test_a_batch_waits_for_the_slowest_member(network: MemoryNetwork) -> None:
 
 
 def test_a_batch_that_is_held_too_long_is_not_sent(network: MemoryNetwork) -> None:
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        if call.args == (2, 0):
-            await Deferred()
-        return await proceed()
-
-    pair = connected(network, waits, timeout=5.0)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    pair = connected(network, waiting(Deferred(), SECOND), timeout=5.0)
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     pair.wire.is_held = True
     pair.network.reactor.advance(5)
     problems = outcome_of(sending)
@@ -467,14 +378,8 @@ def test_what_a_member_waited_for_the_others_is_taken_off_its_time(
     network: MemoryNetwork,
 ) -> None:
     gate: Deferred[Any] = Deferred()
-
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        if call.args == (2, 0):
-            await gate
-        return await proceed()
-
-    pair = connected(network, waits, timeout=5.0, propagate_deadline=True)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    pair = connected(network, waiting(gate, SECOND), timeout=5.0, propagate_deadline=True)
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     network.reactor.advance(2)
     gate.callback(None)
     (sent,) = sent_by(pair)
@@ -493,26 +398,17 @@ def test_a_member_that_is_given_up_while_it_waits_is_not_sent(network: MemoryNet
         return await proceed().addTimeout(1, network.reactor)
 
     pair = connected(network, waits)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     network.reactor.advance(1)
     gate.callback(None)
     (sent,) = sent_by(pair)
     assert [each["params"] for each in sent] == [[2, 0]]
-    pair.wire.is_held = False
-    pair.pump()
-    assert outcome_of(sending)[1] == 2
+    assert delivered(pair, sending)[1] == 2
 
 
 def test_a_member_may_be_called_again_by_itself(network: MemoryNetwork) -> None:
-    async def insists(call: OutgoingCall, proceed: Any) -> Any:
-        try:
-            return await proceed()
-        except ValueError:
-            call.method, call.args = "add", (20, 3)
-            return await proceed()
-
     pair = connected(network, insists)
-    sending = batched(pair, ("call", "fails"), ("call", "add", 1, 2))
+    sending = batched(pair.client, ("call", "fails"), ("call", "add", 1, 2))
     pair.pump()
     assert outcome_of(sending) == [23, 3]
 
@@ -525,19 +421,17 @@ def test_an_interceptor_may_give_up_a_member(network: MemoryNetwork) -> None:
         return deferred
 
     pair = connected(network, bounded)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     sent_by(pair)
     network.reactor.advance(2)
-    pair.wire.is_held = False
-    pair.pump()
-    first, second = outcome_of(sending)
+    first, second = delivered(pair, sending)
     assert type(first).__name__ == "TimeoutError"
     assert second == 2
 
 
 def test_a_batch_is_cancelled_as_a_whole(network: MemoryNetwork) -> None:
     pair = connected(network, passes)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     sent_by(pair)
     sending.cancel()
     assert isinstance(outcome_of(sending), CallCancelled)
@@ -545,13 +439,8 @@ def test_a_batch_is_cancelled_as_a_whole(network: MemoryNetwork) -> None:
 
 
 def test_a_batch_is_cancelled_while_it_is_held(network: MemoryNetwork) -> None:
-    async def waits(call: OutgoingCall, proceed: Any) -> Any:
-        if call.args == (2, 0):
-            await Deferred()
-        return await proceed()
-
-    pair = connected(network, waits)
-    sending = batched(pair, ("call", "add", 1, 0), ("call", "add", 2, 0))
+    pair = connected(network, waiting(Deferred(), SECOND))
+    sending = batched(pair.client, ("call", "add", 1, 0), ("call", "add", 2, 0))
     sending.cancel()
     assert isinstance(outcome_of(sending), CallCancelled)
     assert sent_by(pair) == []
@@ -559,21 +448,16 @@ def test_a_batch_is_cancelled_while_it_is_held(network: MemoryNetwork) -> None:
 
 def test_a_batch_that_cannot_be_sent_fails_as_a_whole(network: MemoryNetwork) -> None:
     pair = connected(network, passes)
-    sending = batched(pair, ("call", "add", object()), ("call", "add", 1, 2))
+    sending = batched(pair.client, ("call", "add", object()), ("call", "add", 1, 2))
     assert isinstance(outcome_of(sending), TypeError)
-    assert outcome_of(batched(pair)) == []
+    assert outcome_of(batched(pair.client)) == []
 
 
 def test_a_notification_of_a_batch_that_is_refused_is_logged(
     network: MemoryNetwork, log_events: Any
 ) -> None:
-    async def refuses(call: OutgoingCall, proceed: Any) -> Any:
-        if call.is_notification:
-            raise RPCError(403, "not from here")
-        return await proceed()
-
-    pair = connected(network, refuses)
-    sending = batched(pair, ("notify", "add", 1, 2), ("call", "add", 1, 2))
+    pair = connected(network, refusing(lambda call: call.is_notification))
+    sending = batched(pair.client, ("notify", "add", 1, 2), ("call", "add", 1, 2))
     pair.pump()
     assert outcome_of(sending) == [3]
     assert log_events.take_lines() == [
@@ -620,20 +504,13 @@ def test_a_server_has_them_around_the_calls_that_it_makes_back(network: MemoryNe
 
 def test_a_service_has_them_while_it_waits_for_a_connection(network: MemoryNetwork) -> None:
     seen: list[str] = []
-
-    def watches(call: OutgoingCall, proceed: Any) -> Any:
-        seen.append(call.method)
-        return proceed()
-
     service = RPCClientService(
-        network, reactor=network.reactor, threads=0, interceptors=[watches], timeout=20.0
+        network, reactor=network.reactor, threads=0, interceptors=[watching(seen)], timeout=20.0
     )
     service.startService()
     calling = service.call("add", 1, 2)
     notifying = service.notify("add", 1, 2)
-    batch = service.batch()
-    batch.call("add", 3, 4)
-    sending = batch.send()
+    sending = batched(service, ("call", "add", 3, 4))
     assert seen == ["add"] * 3
     network.listen(RPCServerFactory(FUNCS, reactor=network.reactor, threads=0))
     network.reactor.advance(5)
@@ -646,22 +523,14 @@ def test_a_service_has_them_while_it_waits_for_a_connection(network: MemoryNetwo
 
 def test_what_may_be_run_twice_is_sent_again_through_it(network: MemoryNetwork) -> None:
     seen: list[str] = []
-
-    def watches(call: OutgoingCall, proceed: Any) -> Any:
-        seen.append(call.method)
-        return proceed()
-
     network.listen(RPCServerFactory(FUNCS, reactor=network.reactor, threads=0))
-    service = RPCClientService(network, reactor=network.reactor, interceptors=[watches])
+    service = RPCClientService(network, reactor=network.reactor, interceptors=[watching(seen)])
     service.startService()
     network.pump()
     twice = service.with_options(idempotent=True)
     calling = twice.call("add", 1, 2)
-    batch = twice.batch()
-    batch.call("add", 3, 4)
-    batch.notify("add", 0, 0)
-    batch.call("add", 5, 6)
-    sending = batch.send()
+    entries = [("call", "add", 3, 4), ("notify", "add", 0, 0), ("call", "add", 5, 6)]
+    sending = batched(twice, *entries)
     once = service.call("add", 1, 2)
     (wire,) = network.wires
     wire.is_held = True

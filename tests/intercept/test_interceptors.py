@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -24,83 +23,53 @@ from kn_sock import (
     in_reactor,
 )
 from kn_sock.auth import MethodsRealm, PasswordChecker
-from kn_sock.testing import ManualExecutor, MemoryNetwork, MemoryReactor, Pair, connected_pair
+from kn_sock.testing import ManualExecutor, MemoryNetwork, MemoryReactor, connected_pair
+from tests.intercept.interceptors import (
+    fails,
+    ordered,
+    passes,
+    passes_plainly,
+    refusing,
+    waiting,
+    watching,
+)
+from tests.serving.common import (
+    CANCEL,
+    RawClient,
+    batched,
+    called,
+    outcome_of,
+    request,
+    run_threads,
+)
 
 
 def add(a: int, b: int) -> int:
     return a + b
 
 
-def fails() -> None:
-    raise ValueError("no luck")
-
-
 FUNCS = {"add": add, "fails": fails}
 
 
-def outcome_of(deferred: Deferred[Any]) -> Any:
-    outcome: list[Any] = []
-    deferred.addBoth(lambda result: outcome.append(getattr(result, "value", result)))
-    return outcome[0] if outcome else None
-
-
-def called(pair: Pair, method: str, *args: Any, **kwargs: Any) -> Any:
-    deferred = pair.client.call(method, *args, **kwargs)
-    pair.pump()
-    return outcome_of(deferred)
-
-
-class Raw:
-    """Speaks to a server in lines of its own."""
-
-    def __init__(self, network: MemoryNetwork, funcs: Any, **options: Any) -> None:
-        self.pair = connected_pair(funcs, network=network, **options)
-        self.lines: list[Any] = []
-        self.pair.wire.protocol.dataReceived = self._take
-
-    def _take(self, data: bytes) -> None:
-        self.lines += [json.loads(line) for line in data.splitlines()]
-
-    def send(self, *messages: Any) -> list[Any]:
-        for message in messages:
-            self.pair.wire.write(json.dumps(message).encode() + b"\n")
-        self.pair.pump()
-        lines, self.lines = self.lines, []
-        return lines
+CALL = request(1, "add", 1, 2)
 
 
 # --- the shape ------------------------------------------------------------------------------------
 
 
-def test_the_first_is_outermost(network: MemoryNetwork) -> None:
+@pytest.mark.parametrize("end", ["the server", "the client"])
+def test_the_first_is_outermost(network: MemoryNetwork, end: str) -> None:
     seen: list[str] = []
-
-    def named(name: str) -> Any:
-        async def interceptor(call: ServedCall, proceed: Any) -> Any:
-            seen.append(f"before {name}")
-            result = await proceed()
-            seen.append(f"after {name}")
-            return result
-
-        return interceptor
 
     def measured(a: int, b: int) -> int:
         seen.append("the call")
         return a + b
 
-    interceptors = [named("first"), named("second")]
-    pair = connected_pair({"add": measured}, network=network, interceptors=interceptors)
+    options: dict[str, Any] = {"interceptors": ordered(seen, "first", "second")}
+    options = {"client": options} if end == "the client" else options
+    pair = connected_pair({"add": measured}, network=network, **options)
     assert called(pair, "add", 1, 2) == 3
     assert seen == ["before first", "before second", "the call", "after second", "after first"]
-
-
-async def as_coroutine(call: ServedCall, proceed: Any) -> Any:
-    return await proceed()
-
-
-def as_deferred(call: ServedCall, proceed: Any) -> Deferred[Any]:
-    result: Deferred[Any] = proceed()
-    return result
 
 
 class Awaitable:
@@ -125,7 +94,7 @@ class Counting:
         return result
 
 
-@pytest.mark.parametrize("interceptor", [as_coroutine, as_deferred, as_awaitable, Counting()])
+@pytest.mark.parametrize("interceptor", [passes, passes_plainly, as_awaitable, Counting()])
 def test_it_may_be_any_function(network: MemoryNetwork, interceptor: Any) -> None:
     pair = connected_pair(FUNCS, network=network, interceptors=[interceptor])
     assert called(pair, "add", 1, 2) == 3
@@ -144,12 +113,9 @@ def test_it_may_give_a_result_of_its_own(network: MemoryNetwork) -> None:
 
 
 def test_it_may_refuse(network: MemoryNetwork) -> None:
-    async def refuses(call: ServedCall, proceed: Any) -> Any:
-        raise RPCError(429, "slow down", {"seconds": 3})
-
-    pair = connected_pair(FUNCS, network=network, interceptors=[refuses])
+    pair = connected_pair(FUNCS, network=network, interceptors=[refusing()])
     error = called(pair, "add", 1, 2)
-    assert (error.code, str(error), error.data) == (429, "slow down", {"seconds": 3})
+    assert (error.code, str(error), error.data) == (403, "not from here", {"seconds": 3})
 
 
 def test_what_it_raises_by_mistake_is_told_like_what_a_function_raises(
@@ -197,30 +163,20 @@ def test_it_has_the_call_and_its_arguments(network: MemoryNetwork) -> None:
         assert current_call() is call
         return result
 
-    raw = Raw(network, FUNCS, interceptors=[looks])
-    request = {"jsonrpc": "2.0", "id": 1, "method": "add"}
-    assert raw.send({**request, "params": [1, 2]})[0]["result"] == 3
-    assert raw.send({**request, "params": {"a": 1, "b": 2}})[0]["result"] == 3
-    assert raw.send({**request, "params": [1], "kwargs": {"b": 2}})[0]["result"] == 3
-    assert raw.send({"jsonrpc": "2.0", "method": "add", "params": [1, 2]}) == []
-    assert [each[0] for each in seen] == ["add"] * 4
-    assert seen[0][1:] == ([1, 2], {}, False)
+    raw = RawClient(network, FUNCS, interceptors=[looks])
+    for given in ({}, {"params": {"a": 1, "b": 2}}, {"params": [1], "kwargs": {"b": 2}}):
+        assert raw.ask({**CALL, **given})[0]["result"] == 3
+    assert raw.ask({"jsonrpc": "2.0", "method": "add", "params": [1, 2]}) == []
     # As the function gets them: what was named and has a place comes by position.
-    assert seen[1][1:] == ([1, 2], {}, False)
-    assert seen[2][1:] == ([1, 2], {}, False)
-    assert seen[3][1:] == ([1, 2], {}, True)
+    assert seen == [*[("add", [1, 2], {}, False)] * 3, ("add", [1, 2], {}, True)]
 
 
 def test_the_trace_and_the_deadline_reach_it(network: MemoryNetwork) -> None:
     seen: list[Any] = []
 
-    async def looks(call: ServedCall, proceed: Any) -> Any:
-        seen.append((call.traceparent, call.remaining, call.peer_text))
-        return await proceed()
-
-    raw = Raw(network, FUNCS, interceptors=[looks])
-    traced = {"traceparent": "00-1-2-01", "timeout": 2.5}
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2], **traced})
+    looks = watching(seen, lambda call: (call.traceparent, call.remaining, call.peer_text))
+    raw = RawClient(network, FUNCS, interceptors=[looks])
+    raw.ask({**CALL, "traceparent": "00-1-2-01", "timeout": 2.5})
     assert seen == [("00-1-2-01", 2.5, "127.0.0.1:50000")]
 
 
@@ -270,10 +226,7 @@ def test_what_cannot_be_called_passes_through_it(
 def test_named_arguments_that_do_not_fit_are_there_as_they_came(network: MemoryNetwork) -> None:
     seen: list[Any] = []
 
-    def watches(call: ServedCall, proceed: Any) -> Any:
-        seen.append((list(call.args), dict(call.kwargs)))
-        return proceed()
-
+    watches = watching(seen, lambda call: (list(call.args), dict(call.kwargs)))
     pair = connected_pair(FUNCS, network=network, interceptors=[watches])
     called(pair, "add", c=1)
     called(pair, "nope", 1, c=2)
@@ -285,11 +238,7 @@ def test_the_server_s_own_methods_pass_through_it_and_a_cancellation_does_not(
 ) -> None:
     seen: list[str] = []
 
-    def watches(call: ServedCall, proceed: Any) -> Any:
-        seen.append(call.method)
-        return proceed()
-
-    pair = connected_pair(FUNCS, network=network, interceptors=[watches])
+    pair = connected_pair(FUNCS, network=network, interceptors=[watching(seen)])
     assert called(pair, "rpc.ping") == "pong"
     pair.client.notify("$/cancelRequest", id=99)
     pair.pump()
@@ -308,11 +257,8 @@ def test_batch_members_and_notifications_pass_through_it_one_by_one(
         return await proceed()
 
     pair = connected_pair(FUNCS, network=network, interceptors=[watches])
-    batch = pair.client.batch()
-    for first in (1, 2, 3):
-        batch.call("add", first, 0)
-    batch.notify("add", 4, 0)
-    sending = batch.send()
+    calls = [("call", "add", first, 0) for first in (1, 2, 3)]
+    sending = batched(pair.client, *calls, ("notify", "add", 4, 0))
     pair.pump()
     one, two, three = outcome_of(sending)
     assert (one, two.code, three) == (1, 7, 3)
@@ -327,12 +273,12 @@ def test_calls_without_ids_keep_their_order(network: MemoryNetwork) -> None:
         await gates[-1]
         return await proceed()
 
-    raw = Raw(network, FUNCS, interceptors=[waits])
-    assert raw.send(*({"method": "add", "params": [each, 0]} for each in range(3))) == []
+    raw = RawClient(network, FUNCS, interceptors=[waits])
+    assert raw.ask(*({"method": "add", "params": [each, 0]} for each in range(3))) == []
     assert len(gates) == 1, "one at a time"
     for each in range(3):
         gates[each].callback(None)
-        assert raw.send() == [{"result": each}]
+        assert raw.ask() == [{"result": each}]
 
 
 @pytest.mark.parametrize("is_intercepted", [False, True])
@@ -350,14 +296,14 @@ def test_many_that_waited_are_run_one_after_the_other_and_not_inside_each_other(
     def has_ended() -> Deferred[int]:
         return succeed(1)
 
-    options: dict[str, Any] = {"interceptors": [as_coroutine]} if is_intercepted else {}
+    options: dict[str, Any] = {"interceptors": [passes]} if is_intercepted else {}
     most = 1000 if not request_id else 1
     funcs = {"waits": waits, "has_ended": has_ended}
-    raw = Raw(network, funcs, max_pending=most, **options)
+    raw = RawClient(network, funcs, max_pending=most, **options)
     rest = [{**request_id, "method": "has_ended"}] * 900
-    assert raw.send({**request_id, "method": "waits"}, *rest) == []
+    assert raw.ask({**request_id, "method": "waits"}, *rest) == []
     gate.callback(0)
-    assert [each["result"] for each in raw.send()] == [0, *[1] * 900]
+    assert [each["result"] for each in raw.ask()] == [0, *[1] * 900]
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -365,19 +311,10 @@ def test_many_that_waited_are_run_one_after_the_other_and_not_inside_each_other(
 setting: contextvars.ContextVar[str] = contextvars.ContextVar("setting", default="unset")
 
 
-@pytest.fixture
-def executor() -> ManualExecutor:
-    return ManualExecutor()
-
-
 def test_it_runs_before_a_thread_is_taken(network: MemoryNetwork, executor: ManualExecutor) -> None:
     gate: Deferred[Any] = Deferred()
 
-    async def waits(call: ServedCall, proceed: Any) -> Any:
-        await gate
-        return await proceed()
-
-    pair = connected_pair(FUNCS, network=network, executor=executor, interceptors=[waits])
+    pair = connected_pair(FUNCS, network=network, executor=executor, interceptors=[waiting(gate)])
     calling = pair.client.call("add", 1, 2)
     pair.pump()
     assert len(executor) == 0
@@ -404,9 +341,7 @@ def test_what_it_sets_is_there_in_the_thread(
         interceptors=[sets],
     )
     calling = pair.client.call("reads")
-    pair.pump()
-    executor.run()
-    pair.pump()
+    run_threads(pair, executor)
     assert outcome_of(calling) == "reads of reads"
     assert called(pair, "here") == "here"
     assert setting.get() == "unset"
@@ -434,9 +369,7 @@ def test_what_a_function_in_a_thread_raises_or_gives_to_be_awaited_passes_throug
     outcomes = []
     for name in funcs:
         calling = pair.client.call(name)
-        pair.pump()
-        executor.run()
-        pair.pump()
+        run_threads(pair, executor)
         outcomes.append(outcome_of(calling))
     assert isinstance(outcomes[0], ValueError)
     assert outcomes[1] == "later"
@@ -458,10 +391,9 @@ def test_a_cancellation_ends_what_the_interceptor_waits_for(network: MemoryNetwo
             ended.append(f"cancelled: {call.cancelled}")
             raise
 
-    raw = Raw(network, FUNCS, interceptors=[waits])
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]})
-    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
-    (reply,) = raw.send(cancel)
+    raw = RawClient(network, FUNCS, interceptors=[waits])
+    raw.ask(CALL)
+    (reply,) = raw.ask(CANCEL)
     assert reply["error"]["code"] == -32800
     assert ended == ["cancelled: True"]
 
@@ -482,7 +414,7 @@ def test_a_cancellation_reaches_the_method_through_it(network: MemoryNetwork) ->
         finally:
             ended.append("the interceptor")
 
-    pair = connected_pair({"waits": waits}, network=network, interceptors=[watches, as_deferred])
+    pair = connected_pair({"waits": waits}, network=network, interceptors=[watches, passes_plainly])
     calling = pair.client.call("waits")
     pair.pump()
     calling.addErrback(lambda _: None)
@@ -501,40 +433,37 @@ def test_an_interceptor_that_goes_on_after_a_cancellation_runs_nothing(
             await Deferred()
         return await proceed()
 
-    raw = Raw(network, {"run": lambda: ran.append(1)}, interceptors=[stubborn])
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "run"})
-    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
-    assert raw.send(cancel)[0]["error"]["code"] == -32800
+    raw = RawClient(network, {"run": lambda: ran.append(1)}, interceptors=[stubborn])
+    raw.ask(request(1, "run"))
+    assert raw.ask(CANCEL)[0]["error"]["code"] == -32800
     assert ran == []
 
 
 def test_a_call_that_waits_for_a_thread_is_taken_back(
     network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
-    raw = Raw(network, FUNCS, executor=executor, interceptors=[as_coroutine])
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "fails"})
+    raw = RawClient(network, FUNCS, executor=executor, interceptors=[passes])
+    raw.ask(request(1, "fails"))
     assert len(executor) == 1
-    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
-    assert raw.send(cancel)[0]["error"]["code"] == -32800
+    assert raw.ask(CANCEL)[0]["error"]["code"] == -32800
     executor.run()
-    assert raw.send() == []
+    assert raw.ask() == []
 
 
 def test_a_function_that_a_thread_has_is_waited_for(
     network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
     """As without interceptors: it sees ``cancelled``, and what it returns is sent, and late."""
-    raw: Raw
+    raw: RawClient
 
     def runs() -> bool:
-        cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}}
-        assert raw.send(cancel) == []
+        assert raw.ask(CANCEL) == []
         return current_call().cancelled
 
-    raw = Raw(network, {"runs": runs}, executor=executor, interceptors=[as_coroutine])
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "runs"})
+    raw = RawClient(network, {"runs": runs}, executor=executor, interceptors=[passes])
+    raw.ask(request(1, "runs"))
     executor.run()
-    assert raw.send() == [{"jsonrpc": "2.0", "id": 1, "result": True}]
+    assert raw.ask() == [{"jsonrpc": "2.0", "id": 1, "result": True}]
 
 
 def test_a_function_in_a_thread_has_its_call_though_an_interceptor_has_answered(
@@ -550,8 +479,8 @@ def test_a_function_in_a_thread_has_its_call_though_an_interceptor_has_answered(
         call: Any = current_call()
         seen.append((call.method, call.args))
 
-    raw = Raw(network, {"late": late}, executor=executor, interceptors=[early])
-    replies = raw.send({"jsonrpc": "2.0", "id": 1, "method": "late", "params": [42]})
+    raw = RawClient(network, {"late": late}, executor=executor, interceptors=[early])
+    replies = raw.ask(request(1, "late", 42))
     assert replies == [{"jsonrpc": "2.0", "id": 1, "result": "early"}]
     executor.run()
     assert [(method, list(args)) for method, args in seen] == [("late", [42])]
@@ -561,7 +490,7 @@ def test_an_interceptor_may_give_up_a_function_that_a_thread_has(
     network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
     gone: list[bool] = []
-    raw: Raw
+    raw: RawClient
 
     def runs() -> str:
         raw.pair.advance(5)
@@ -571,10 +500,10 @@ def test_an_interceptor_may_give_up_a_function_that_a_thread_has(
     def bounded(call: ServedCall, proceed: Any) -> Any:
         return proceed().addTimeout(5, call.reactor)
 
-    raw = Raw(network, {"runs": runs}, executor=executor, interceptors=[bounded])
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "runs"})
+    raw = RawClient(network, {"runs": runs}, executor=executor, interceptors=[bounded])
+    raw.ask(request(1, "runs"))
     executor.run()
-    (reply,) = raw.send()
+    (reply,) = raw.ask()
     assert reply["error"]["data"]["type"] == "TimeoutError"
     assert gone == [True]
 
@@ -593,24 +522,22 @@ def test_a_deadline_ends_the_call_with_its_interceptors(
         finally:
             ended.append("ended")
 
-    raw = Raw(network, FUNCS, executor=executor, interceptors=[waits], call_timeout=3.0)
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2]})
-    raw.pair.advance(3)
-    (reply,) = raw.send()
+    raw = RawClient(network, FUNCS, executor=executor, interceptors=[waits], call_timeout=3.0)
+    raw.ask(CALL)
+    (reply,) = raw.after(3)
     assert (reply["error"]["code"], reply["error"]["data"]) == (-32001, {"maybe_executed": False})
     assert ended == ["ended"]
     executor.run()
-    assert raw.send() == []
+    assert raw.ask() == []
 
 
 def test_a_deadline_says_that_the_method_had_begun(network: MemoryNetwork) -> None:
     async def waits() -> None:
         await Deferred()
 
-    raw = Raw(network, {"waits": waits}, interceptors=[as_coroutine], call_timeout=3.0)
-    raw.send({"jsonrpc": "2.0", "id": 1, "method": "waits"})
-    raw.pair.advance(3)
-    assert raw.send()[0]["error"]["data"] == {"maybe_executed": True}
+    raw = RawClient(network, {"waits": waits}, interceptors=[passes], call_timeout=3.0)
+    raw.ask(request(1, "waits"))
+    assert raw.after(3)[0]["error"]["data"] == {"maybe_executed": True}
 
 
 def test_calls_of_an_interceptor_inherit_the_deadline(network: MemoryNetwork) -> None:
@@ -618,9 +545,8 @@ def test_calls_of_an_interceptor_inherit_the_deadline(network: MemoryNetwork) ->
         await call.connection.with_options(propagate_deadline=True).call("who")
         return await proceed()
 
-    raw = Raw(network, FUNCS, interceptors=[asks])
-    request = {"jsonrpc": "2.0", "id": 7, "method": "add", "params": [1, 2], "timeout": 4.0}
-    (asked,) = raw.send(request)
+    raw = RawClient(network, FUNCS, interceptors=[asks])
+    (asked,) = raw.ask({**CALL, "id": 7, "timeout": 4.0})
     assert (asked["method"], asked["timeout"]) == ("who", 4.0)
 
 
@@ -644,7 +570,7 @@ def test_exit_through_it_stops_the_server(network: MemoryNetwork, logged_errors:
     def leave() -> None:
         raise SystemExit(3)
 
-    pair = connected_pair({"leave": leave}, network=network, interceptors=[as_coroutine])
+    pair = connected_pair({"leave": leave}, network=network, interceptors=[passes])
     pair.client.call("leave").addErrback(lambda _: None)
     pair.advance(0)
     assert network.reactor.is_stopped
@@ -654,11 +580,7 @@ def test_exit_through_it_stops_the_server(network: MemoryNetwork, logged_errors:
 def test_draining_waits_for_what_its_interceptors_hold(network: MemoryNetwork) -> None:
     gate: Deferred[Any] = Deferred()
 
-    async def waits(call: ServedCall, proceed: Any) -> Any:
-        await gate
-        return await proceed()
-
-    pair = connected_pair(FUNCS, network=network, interceptors=[waits])
+    pair = connected_pair(FUNCS, network=network, interceptors=[waiting(gate)])
     calling = pair.client.call("add", 1, 2)
     pair.pump()
     drained = network.factory.drain()
@@ -682,12 +604,8 @@ def test_without_interceptors_nothing_of_them_is_used() -> None:
 def test_strangers_and_secrets_come_to_no_interceptor(network: MemoryNetwork) -> None:
     seen: list[str] = []
 
-    async def trace(call: ServedCall, proceed: Any) -> Any:
-        seen.append(call.method)
-        return await proceed()
-
     portal = Portal(MethodsRealm(), [PasswordChecker({"ada": "secret"})])
-    pair = connected_pair(FUNCS, network=network, portal=portal, interceptors=[trace])
+    pair = connected_pair(FUNCS, network=network, portal=portal, interceptors=[watching(seen)])
     error = called(pair, "add", 1, 2)
     assert isinstance(error, NotAuthenticated)
     pair.client.notify("add", 1, 2)

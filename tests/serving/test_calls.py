@@ -28,10 +28,16 @@ from kn_sock import (
 )
 from kn_sock.connection import DeferredCallCancelled
 from kn_sock.testing import ManualExecutor, MemoryNetwork, Pair, connected_pair
-
-
-def add(a: Any, b: Any) -> Any:
-    return a + b
+from tests.serving.common import (
+    add,
+    batched,
+    error_of,
+    failure_of,
+    result_of,
+    run_threads,
+    value_of,
+    values_of,
+)
 
 
 def divide(a: float, b: float) -> float:
@@ -76,37 +82,19 @@ def make_pair(network: MemoryNetwork) -> Callable[..., Pair]:
 MakePair = Callable[..., Pair]
 
 
-def failure_of(deferred: Deferred[Any]) -> BaseException:
-    """Take the exception that a Deferred failed with."""
-    caught: list[BaseException] = []
-
-    def catch(failure: Failure) -> None:
-        assert failure.value is not None
-        caught.append(failure.value)
-
-    deferred.addErrback(catch)
-    assert caught, "it has not failed"
-    return caught[0]
-
-
-def value_of(deferred: Deferred[Any]) -> Any:
-    """Take the result that a Deferred has."""
-    results: list[Any] = []
-    deferred.addCallback(results.append)
-    deferred.addErrback(lambda failure: failure.raiseException())
-    assert results, "it has not fired"
-    return results[0]
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    return make_pair({"add": add, "divide": divide})
 
 
 # --- results and errors ---------------------------------------------------------------------------
 
 
-def test_positional_named_and_mixed_arguments(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_positional_named_and_mixed_arguments(pair: Pair) -> None:
     calls = [pair.client.call("add", 1, 2), pair.client.call("add", a=1, b=2)]
     calls.append(pair.client.call("add", 1, b=2))
     pair.pump()
-    assert [value_of(call) for call in calls] == [3, 3, 3]
+    assert values_of(calls) == [3, 3, 3]
 
 
 def test_keywords_all_go_to_the_method(make_pair: MakePair) -> None:
@@ -115,13 +103,10 @@ def test_keywords_all_go_to_the_method(make_pair: MakePair) -> None:
 
     pair = make_pair({"echo": echo})
     names = {"self": 1, "method": 2, "timeout": 3, "args": 4, "kwargs": 5, "call": 6}
-    call = pair.client.call("echo", **names)
-    pair.pump()
-    assert value_of(call) == names
+    assert result_of(pair, "echo", **names) == names
 
 
-def test_many_calls_of_one_turn_leave_in_one_write(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_many_calls_of_one_turn_leave_in_one_write(pair: Pair) -> None:
     written: list[bytes] = []
     write = pair.wire.write
     pair.wire.write = lambda data: (written.append(data), write(data))[1]  # type: ignore[method-assign,func-returns-value]
@@ -129,15 +114,12 @@ def test_many_calls_of_one_turn_leave_in_one_write(make_pair: MakePair) -> None:
     outbox._write = pair.wire.write
     calls = [pair.client.call("add", n, n) for n in range(50)]
     pair.pump()
-    assert [value_of(call) for call in calls] == [2 * n for n in range(50)]
+    assert values_of(calls) == [2 * n for n in range(50)]
     assert len(written) == 1
 
 
-def test_a_builtin_exception_propagates_with_its_text_alone(make_pair: MakePair) -> None:
-    pair = make_pair({"divide": divide})
-    call = pair.client.call("divide", 1, 0)
-    pair.pump()
-    error = failure_of(call)
+def test_a_builtin_exception_propagates_with_its_text_alone(pair: Pair) -> None:
+    error = error_of(pair, "divide", 1, 0)
     assert isinstance(error, ValueError)
     assert isinstance(error, RemoteError)
     assert str(error) == "Division by zero is not allowed"
@@ -153,41 +135,28 @@ def test_a_derived_exception_is_also_the_builtin_it_derives_from(make_pair: Make
         raise Gone("no such thing")
 
     pair = make_pair({"find": find})
-    call = pair.client.call("find")
-    pair.pump()
-    error = failure_of(call)
+    error = error_of(pair, "find")
     assert isinstance(error, LookupError)
     assert isinstance(error, RemoteError)
     assert error.type_name is not None
     assert error.type_name.endswith("Gone")
 
 
-def test_a_type_error_inside_the_function_is_not_invalid_params(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
-    call = pair.client.call("add", 1, "x")
-    pair.pump()
-    error = failure_of(call)
+def test_a_type_error_inside_the_function_is_not_invalid_params(pair: Pair) -> None:
+    error = error_of(pair, "add", 1, "x")
     assert isinstance(error, TypeError)
     assert not isinstance(error, InvalidParams)
 
 
 @pytest.mark.parametrize("args", [(1,), (1, 2, 3)])
-def test_a_wrong_number_of_arguments_is_invalid_params(
-    make_pair: MakePair, args: tuple[int, ...]
-) -> None:
-    pair = make_pair({"add": add})
-    call = pair.client.call("add", *args)
-    pair.pump()
-    error = failure_of(call)
+def test_a_wrong_number_of_arguments_is_invalid_params(pair: Pair, args: tuple[int, ...]) -> None:
+    error = error_of(pair, "add", *args)
     assert isinstance(error, InvalidParams)
     assert "add(" in str(error)
 
 
-def test_an_unknown_method_is_named(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
-    call = pair.client.call("nope")
-    pair.pump()
-    error = failure_of(call)
+def test_an_unknown_method_is_named(pair: Pair) -> None:
+    error = error_of(pair, "nope")
     assert isinstance(error, MethodNotFound)
     assert str(error) == "Method 'nope' not found"
 
@@ -197,18 +166,14 @@ def test_a_method_chooses_its_error(make_pair: MakePair) -> None:
         raise RPCError(4711, "not today", {"again": "tomorrow"})
 
     pair = make_pair({"refuse": refuse})
-    call = pair.client.call("refuse")
-    pair.pump()
-    error = failure_of(call)
+    error = error_of(pair, "refuse")
     assert type(error) is RPCError
     assert (error.code, str(error), error.data) == (4711, "not today", {"again": "tomorrow"})
 
 
 def test_tracebacks_cross_only_when_shared(make_pair: MakePair) -> None:
     pair = make_pair({"divide": divide}, share_tracebacks=True)
-    call = pair.client.call("divide", 1, 0)
-    pair.pump()
-    error = failure_of(call)
+    error = error_of(pair, "divide", 1, 0)
     assert isinstance(error, RemoteError)
     assert error.remote_traceback is not None
     assert error.remote_traceback.startswith("Traceback")
@@ -220,9 +185,7 @@ def test_hidden_errors_carry_a_reference_that_the_log_has(
     make_pair: MakePair, logged_errors: Any
 ) -> None:
     pair = make_pair({"divide": divide}, expose_errors=False)
-    call = pair.client.call("divide", 1, 0)
-    pair.pump()
-    error = failure_of(call)
+    error = error_of(pair, "divide", 1, 0)
     assert isinstance(error, InternalError)
     assert "Division" not in str(error)
     (logged,) = logged_errors.claim()
@@ -236,9 +199,7 @@ def test_hiding_errors_leaves_those_that_the_method_chose(make_pair: MakePair) -
         raise RPCError(1, "chosen")
 
     pair = make_pair({"refuse": refuse}, expose_errors=False)
-    call = pair.client.call("refuse")
-    pair.pump()
-    assert str(failure_of(call)) == "chosen"
+    assert str(error_of(pair, "refuse")) == "chosen"
 
 
 @pytest.mark.parametrize("result", [object(), {1, object()}, float("nan"), [float("inf")], 1j])
@@ -260,48 +221,37 @@ def test_a_result_without_json_form_is_an_error_of_that_call(
     [(object(), TypeError), (float("nan"), ValueError), ([float("-inf")], ValueError)],
 )
 def test_an_argument_without_json_form_fails_the_call_at_once(
-    make_pair: MakePair, argument: Any, kind: type[Exception]
+    pair: Pair, argument: Any, kind: type[Exception]
 ) -> None:
-    pair = make_pair({"add": add})
     assert isinstance(failure_of(pair.client.call("add", argument, 1)), kind)
-    call = pair.client.call("add", 1, 2)
-    pair.pump()
-    assert value_of(call) == 3
+    assert result_of(pair, "add", 1, 2) == 3
 
 
-def test_a_method_name_that_is_no_string_is_refused_here(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_a_method_name_that_is_no_string_is_refused_here(pair: Pair) -> None:
     with pytest.raises(TypeError, match="name"):
         pair.client.call(["add"], 1, 2)  # type: ignore[arg-type]  # the point of the test
 
 
-def test_a_reply_over_the_limit_is_an_error_for_that_call_alone(make_pair: MakePair) -> None:
-    pair = make_pair({"big": lambda: "x" * 5000, "add": add}, max_line_bytes=2048)
-    calls = [pair.client.call("big"), pair.client.call("add", 1, 2)]
+LIMIT = {"max_line_bytes": 2048}
+
+
+@pytest.mark.parametrize(
+    ("options", "args", "code"),
+    [
+        pytest.param(LIMIT, ("big",), ErrorCode.REPLY_TOO_LONG, id="a reply"),
+        pytest.param(LIMIT, ("add", "x" * 5000, "y"), ErrorCode.REQUEST_TOO_LONG, id="a request"),
+        pytest.param({"client": LIMIT}, ("big",), ErrorCode.REPLY_TOO_LONG, id="the caller's own"),
+    ],
+)
+def test_a_line_over_a_limit_fails_that_call_alone(
+    make_pair: MakePair, options: dict[str, Any], args: Any, code: int
+) -> None:
+    pair = make_pair({"big": lambda: "x" * 5000, "add": add}, **options)
+    calls = [pair.client.call(*args), pair.client.call("add", 1, 2)]
     pair.pump()
     error = failure_of(calls[0])
     assert isinstance(error, RPCError)
-    assert error.code == ErrorCode.REPLY_TOO_LONG
-    assert value_of(calls[1]) == 3
-
-
-def test_a_request_over_the_limit_fails_that_call_alone(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add}, max_line_bytes=2048)
-    calls = [pair.client.call("add", "x" * 5000, "y"), pair.client.call("add", 1, 2)]
-    pair.pump()
-    error = failure_of(calls[0])
-    assert isinstance(error, RPCError)
-    assert error.code == ErrorCode.REQUEST_TOO_LONG
-    assert value_of(calls[1]) == 3
-
-
-def test_a_reply_over_the_callers_own_limit_fails_that_call_at_once(make_pair: MakePair) -> None:
-    pair = make_pair({"big": lambda: "x" * 5000, "add": add}, client={"max_line_bytes": 2048})
-    calls = [pair.client.call("big"), pair.client.call("add", 1, 2)]
-    pair.pump()
-    error = failure_of(calls[0])
-    assert isinstance(error, RPCError)
-    assert error.code == ErrorCode.REPLY_TOO_LONG
+    assert error.code == code
     assert value_of(calls[1]) == 3
 
 
@@ -342,45 +292,40 @@ def test_an_awaitable_that_is_no_coroutine_is_awaited(make_pair: MakePair) -> No
             return None
 
     pair = make_pair({"soon": in_reactor(lambda: Soon())})
-    call = pair.client.call("soon")
-    pair.pump()
-    assert value_of(call) == "soon"
+    assert result_of(pair, "soon") == "soon"
 
 
-def test_a_coroutine_from_a_plain_function_is_run_on_the_reactor(make_pair: MakePair) -> None:
+def test_a_coroutine_from_a_plain_function_is_run_on_the_reactor(
+    make_pair: MakePair, executor: ManualExecutor
+) -> None:
     async def later() -> str:
         return "later"
 
-    executor = ManualExecutor()
     pair = make_pair({"later": lambda: later()}, executor=executor)
     call = pair.client.call("later")
-    pair.pump()
-    executor.run()
-    pair.pump()
+    run_threads(pair, executor)
     assert value_of(call) == "later"
 
 
 @pytest.mark.parametrize("call_timeout", [None, 10])
 def test_a_coroutine_from_a_thread_that_has_ended_is_under_way_no_more(
-    make_pair: MakePair, call_timeout: float | None
+    make_pair: MakePair, executor: ManualExecutor, call_timeout: float | None
 ) -> None:
     async def later() -> str:
         return "later"
 
-    executor = ManualExecutor()
     pair = make_pair(
         {"later": lambda: later()}, executor=executor, max_pending=2, call_timeout=call_timeout
     )
     for _ in range(5):
         call = pair.client.call("later")
-        pair.pump()
-        executor.run()
-        pair.pump()
+        run_threads(pair, executor)
         assert value_of(call) == "later"
 
 
 def test_a_coroutine_from_a_thread_is_not_begun_when_the_call_was_cancelled(
     make_pair: MakePair,
+    executor: ManualExecutor,
 ) -> None:
     began: list[int] = []
 
@@ -392,28 +337,22 @@ def test_a_coroutine_from_a_thread_is_not_begun_when_the_call_was_cancelled(
         pair.pump()
         return later()
 
-    executor = ManualExecutor()
     pair = make_pair({"later": returns_later}, executor=executor)
     calling = pair.client.call("later")
-    pair.pump()
-    executor.run()
-    pair.pump()
+    run_threads(pair, executor)
     assert isinstance(failure_of(calling), CallCancelled)
     assert began == []
 
 
 def test_a_deferred_from_a_worker_thread_names_the_decorator(
-    make_pair: MakePair, logged_errors: Any
+    make_pair: MakePair, executor: ManualExecutor, logged_errors: Any
 ) -> None:
     def wrong():  # type: ignore[no-untyped-def]  # an annotation would put it on the reactor
         return Deferred()
 
-    executor = ManualExecutor()
     pair = make_pair({"wrong": wrong}, executor=executor)
     call = pair.client.call("wrong")
-    pair.pump()
-    executor.run()
-    pair.pump()
+    run_threads(pair, executor)
     error = failure_of(call)
     assert isinstance(error, InternalError)
     assert "wrong" in str(error)
@@ -426,15 +365,13 @@ def test_asyncio_code_under_another_reactor_is_told_what_it_needs(make_pair: Mak
         await asyncio.sleep(0.01)
 
     pair = make_pair({"sleeps": sleeps})
-    call = pair.client.call("sleeps")
-    pair.pump()
-    assert "--reactor=asyncio" in str(failure_of(call))
+    assert "--reactor=asyncio" in str(error_of(pair, "sleeps"))
 
 
 def test_plain_functions_run_in_the_pool_and_marked_ones_where_they_say(
     make_pair: MakePair,
+    executor: ManualExecutor,
 ) -> None:
-    executor = ManualExecutor()
     ran: list[str] = []
 
     @in_reactor
@@ -455,10 +392,12 @@ def test_plain_functions_run_in_the_pool_and_marked_ones_where_they_say(
     executor.run()
     pair.pump()
     assert ran == ["here", "there", "plain"]
-    assert [value_of(call) for call in calls] == [None] * 3
+    assert values_of(calls) == [None] * 3
 
 
-def test_current_call_works_across_await_and_in_threads(make_pair: MakePair) -> None:
+def test_current_call_works_across_await_and_in_threads(
+    make_pair: MakePair, executor: ManualExecutor
+) -> None:
     seen: list[str] = []
     gate: Deferred[None] = Deferred()
 
@@ -479,7 +418,6 @@ def test_current_call_works_across_await_and_in_threads(make_pair: MakePair) -> 
         assert current_call().peer_certificate is None
         assert current_call().deadline is None
 
-    executor = ManualExecutor()
     funcs = {"waits": waits, "generates": generates, "blocks": blocks}
     pair = make_pair(funcs, executor=executor)
     calls = [pair.client.call(name) for name in funcs]
@@ -487,7 +425,7 @@ def test_current_call_works_across_await_and_in_threads(make_pair: MakePair) -> 
     gate.callback(None)
     executor.run()
     pair.pump()
-    assert [value_of(call) for call in calls] == [None] * 3
+    assert values_of(calls) == [None] * 3
     assert seen == ["waits", "waits", "generates", "blocks"]
 
 
@@ -520,9 +458,7 @@ def test_what_a_method_left_running_has_its_call_if_it_was_asked_for(is_asked: b
     executor = ManualExecutor()
     pair = connected_pair({"leaves": leaves}, executor=executor)
     pair.client.call("leaves")
-    pair.pump()
-    executor.run()
-    pair.pump()
+    run_threads(pair, executor)
     # While there is the connection, it can be asked for.
     assert left[0].run(current_call).method == "leaves"
     pair.close()
@@ -550,9 +486,7 @@ def test_a_method_calls_back_over_the_connection_that_called_it(make_pair: MakeP
         return f"hello {name}"
 
     pair = make_pair({"ask": ask}, client={"funcs": {"name": lambda: "Ada"}})
-    call = pair.client.call("ask")
-    pair.pump()
-    assert value_of(call) == "hello Ada"
+    assert result_of(pair, "ask") == "hello Ada"
 
 
 def test_calls_in_both_directions_go_on_past_the_limit(make_pair: MakePair) -> None:
@@ -564,7 +498,7 @@ def test_calls_in_both_directions_go_on_past_the_limit(make_pair: MakePair) -> N
     )
     calls = [pair.client.call("outer", n) for n in range(4)]
     pair.pump()
-    assert [value_of(call) for call in calls] == [0, -1, -2, -3]
+    assert values_of(calls) == [0, -1, -2, -3]
 
 
 def test_peers_that_call_each_other_go_on_when_one_was_slow(make_pair: MakePair) -> None:
@@ -604,8 +538,7 @@ def test_a_timeout_ends_the_call_and_cancels_it_at_the_server(
     assert waits.cancelled == ["deferred", "coroutine"]
 
 
-def test_a_timeout_before_the_request_is_written_says_so(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_a_timeout_before_the_request_is_written_says_so(pair: Pair) -> None:
     call = pair.client.with_options(timeout=0).call("add", 1, 2)
     pair.network.reactor.advance(0)
     error = failure_of(call)
@@ -639,9 +572,7 @@ def test_a_late_reply_is_ignored(make_pair: MakePair, waits: Waits) -> None:
     waits.deferreds[0].callback("too late")
     pair.pump()
     pair.wire.is_held = False
-    after = pair.client.call("add", 1, 2)
-    pair.pump()
-    assert value_of(after) == 3
+    assert result_of(pair, "add", 1, 2) == 3
 
 
 @pytest.mark.parametrize("method", ["deferred", "coroutine"])
@@ -669,23 +600,23 @@ def test_a_call_that_is_cancelled_before_it_is_written_is_never_sent(make_pair: 
     assert ran == []
 
 
-def test_a_queued_call_that_is_cancelled_is_never_run(make_pair: MakePair) -> None:
-    executor = ManualExecutor()
+def test_a_queued_call_that_is_cancelled_is_never_run(
+    make_pair: MakePair, executor: ManualExecutor
+) -> None:
     ran: list[int] = []
     pair = make_pair({"run": ran.append}, executor=executor)
     calls = [pair.client.call("run", n) for n in (1, 2)]
     pair.pump()
     calls[0].cancel()
     assert isinstance(failure_of(calls[0]), CallCancelled)
-    pair.pump()
-    executor.run()
-    pair.pump()
+    run_threads(pair, executor)
     assert ran == [2]
     assert value_of(calls[1]) is None
 
 
-def test_a_running_function_can_see_that_it_is_cancelled(make_pair: MakePair) -> None:
-    executor = ManualExecutor()
+def test_a_running_function_can_see_that_it_is_cancelled(
+    make_pair: MakePair, executor: ManualExecutor
+) -> None:
     seen: list[bool] = []
 
     def watch() -> None:
@@ -776,7 +707,16 @@ def test_a_call_may_cancel_another_whose_reply_was_read_with_its_own(
     assert value_of(calls[2]) == 0
 
 
-def test_replies_that_were_read_before_the_loss_are_not_lost(make_pair: MakePair) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda wire: wire.lose(ConnectionResetError("cut")), id="the loss"),
+        pytest.param(lambda wire: wire.protocol.readConnectionLost(), id="its EOF"),
+    ],
+)
+def test_replies_that_were_read_before_the_end_are_not_lost(
+    make_pair: MakePair, end: Callable[[Any], object]
+) -> None:
     pair = make_pair({"add": add}, max_pending=5000)
     calls = [pair.client.call("add", n, 0) for n in range(900)]
     far = pair.wire.peer
@@ -784,25 +724,12 @@ def test_replies_that_were_read_before_the_loss_are_not_lost(make_pair: MakePair
     pair.pump()
     far.is_held = False
     assert far.deliver()
-    pair.wire.lose(ConnectionResetError("cut"))
-    assert [value_of(call) for call in calls] == list(range(900))
-
-
-def test_replies_before_the_peers_last_word_are_not_lost(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add}, max_pending=5000)
-    calls = [pair.client.call("add", n, 0) for n in range(900)]
-    far = pair.wire.peer
-    far.is_held = True
+    end(pair.wire)
     pair.pump()
-    far.is_held = False
-    assert far.deliver()
-    pair.wire.protocol.readConnectionLost()
-    pair.pump()
-    assert [value_of(call) for call in calls] == list(range(900))
+    assert values_of(calls) == list(range(900))
 
 
-def test_a_call_after_the_loss_fails_at_once(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_a_call_after_the_loss_fails_at_once(pair: Pair) -> None:
     pair.wire.lose(ConnectionResetError("cut"))
     error = failure_of(pair.client.call("add", 1, 2))
     assert isinstance(error, ConnectionLost)
@@ -820,8 +747,7 @@ def test_the_cause_of_the_loss_is_kept(make_pair: MakePair, waits: Waits) -> Non
     assert failure_of(call).__cause__ is cut
 
 
-def test_a_callback_that_closes_the_connection_does_no_harm(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_a_callback_that_closes_the_connection_does_no_harm(pair: Pair) -> None:
     first = pair.client.call("add", 1, 2)
     second = pair.client.call("add", 3, 4)
 
@@ -833,8 +759,7 @@ def test_a_callback_that_closes_the_connection_does_no_harm(make_pair: MakePair)
     assert isinstance(failure_of(second), ConnectionLost)
 
 
-def test_a_callback_that_raises_stays_in_its_deferred(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_a_callback_that_raises_stays_in_its_deferred(pair: Pair) -> None:
     first = pair.client.call("add", 1, 2)
     first.addCallback(lambda _: 1 / 0)
     second = pair.client.call("add", 3, 4)
@@ -851,17 +776,15 @@ def test_a_line_cut_in_the_middle_runs_nothing(make_pair: MakePair) -> None:
     pair.network.reactor.advance(0)
     assert pair.wire.deliver()
     pair.wire.lose(ConnectionResetError("cut"))
-    error = failure_of(call)
-    assert isinstance(error, ConnectionLost)
+    assert isinstance(failure_of(call), ConnectionLost)
     assert ran == []
 
 
-def test_bytes_one_at_a_time_give_the_same_results(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_bytes_one_at_a_time_give_the_same_results(pair: Pair) -> None:
     pair.wire.chunk_bytes = pair.wire.peer.chunk_bytes = 1
     calls = [pair.client.call("add", n, 1) for n in range(5)]
     pair.pump()
-    assert [value_of(call) for call in calls] == [1, 2, 3, 4, 5]
+    assert values_of(calls) == [1, 2, 3, 4, 5]
 
 
 # --- notifications and batches --------------------------------------------------------------------
@@ -898,8 +821,7 @@ def test_a_batch_gives_results_and_exceptions_in_order(make_pair: MakePair) -> N
     assert ran == [7]
 
 
-def test_an_empty_batch_sends_nothing(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_an_empty_batch_sends_nothing(pair: Pair) -> None:
     assert value_of(pair.client.batch().send()) == []
     pair.network.reactor.advance(0)
     assert pair.wire.written == b""
@@ -915,8 +837,7 @@ def test_a_batch_of_notifications_is_done_when_it_is_sent(make_pair: MakePair) -
     assert ran == [1]
 
 
-def test_a_batch_is_sent_once(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_a_batch_is_sent_once(pair: Pair) -> None:
     batch = pair.client.batch()
     batch.call("add", 1, 2)
     batch.send()
@@ -929,13 +850,9 @@ def test_a_batch_is_sent_once(make_pair: MakePair) -> None:
 
 def test_a_batch_over_the_limit_fails_each_of_its_calls(make_pair: MakePair) -> None:
     pair = make_pair({"add": add}, max_batch=2)
-    batch = pair.client.batch()
-    for n in range(3):
-        batch.call("add", n, n)
-    sending = batch.send()
+    sending = batched(pair.client, *[("call", "add", n, n) for n in range(3)])
     pair.pump()
-    results = value_of(sending)
-    assert [result.code for result in results] == [ErrorCode.BATCH_TOO_LARGE] * 3
+    assert [result.code for result in value_of(sending)] == [ErrorCode.BATCH_TOO_LARGE] * 3
 
 
 def test_a_batch_over_the_limit_fails_beside_a_call_that_waits(
@@ -943,10 +860,7 @@ def test_a_batch_over_the_limit_fails_beside_a_call_that_waits(
 ) -> None:
     pair = make_pair({"wait": waits.deferred, "add": add}, max_batch=2)
     waiting = pair.client.call("wait")
-    batch = pair.client.batch()
-    for n in range(3):
-        batch.call("add", n, n)
-    sending = batch.send()
+    sending = batched(pair.client, *[("call", "add", n, n) for n in range(3)])
     pair.pump()
     assert [result.code for result in value_of(sending)] == [ErrorCode.BATCH_TOO_LARGE] * 3
     waits.deferreds[0].callback("still")
@@ -956,10 +870,7 @@ def test_a_batch_over_the_limit_fails_beside_a_call_that_waits(
 
 def test_a_batch_that_is_cancelled_cancels_its_calls(make_pair: MakePair, waits: Waits) -> None:
     pair = make_pair(waits)
-    batch = pair.client.batch()
-    batch.call("deferred")
-    batch.call("coroutine")
-    sending = batch.send()
+    sending = batched(pair.client, ("call", "deferred"), ("call", "coroutine"))
     pair.pump()
     sending.cancel()
     assert isinstance(failure_of(sending), CallCancelled)
@@ -971,10 +882,7 @@ def test_a_member_cancelled_alone_does_not_hold_up_the_batch(
     make_pair: MakePair, waits: Waits
 ) -> None:
     pair = make_pair({"wait": waits.deferred, "add": add})
-    batch = pair.client.with_options(timeout=1).batch()
-    batch.call("wait")
-    batch.call("add", 1, 2)
-    sending = batch.send()
+    sending = batched(pair.client.with_options(timeout=1), ("call", "wait"), ("call", "add", 1, 2))
     pair.pump()
     pair.advance(1)
     timeout, other = value_of(sending)
@@ -989,11 +897,10 @@ def test_remote_makes_dotted_names(make_pair: MakePair) -> None:
     pair = make_pair({"calc.add": add, "add": add})
     calls = [pair.client.remote.add(1, 2), pair.client.remote.calc.add(3, b=4)]
     pair.pump()
-    assert [value_of(call) for call in calls] == [3, 7]
+    assert values_of(calls) == [3, 7]
 
 
-def test_an_option_that_does_not_exist_is_refused(make_pair: MakePair) -> None:
-    pair = make_pair({"add": add})
+def test_an_option_that_does_not_exist_is_refused(pair: Pair) -> None:
     with pytest.raises(TypeError):
         pair.client.with_options(timeuot=3)
     with pytest.raises(ValueError, match="timeout"):

@@ -13,13 +13,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Factory, Protocol
 
-from kn_sock import ConnectionLost, RPCError, RPCServerFactory, connect, in_reactor
+from kn_sock import ConnectionLost, RPCError, RPCServerFactory, connect
 from kn_sock._io.watchdogs import SendWatchdog
 from kn_sock.testing import MemoryNetwork, MemoryReactor, MemoryTransport, connected_pair
-
-
-def echo(value: Any) -> Any:
-    return value
+from tests.serving.common import echo
 
 
 def call(request_id: int, method: str, *params: Any) -> bytes:
@@ -61,9 +58,15 @@ def listen(network: MemoryNetwork, funcs: Any, **options: Any) -> RPCServerFacto
     return factory
 
 
-@pytest.fixture
-def waiting() -> list[Deferred[Any]]:
-    return []
+def ask(network: MemoryNetwork, client: RawClient, method: str, *params: Any) -> None:
+    client.transport.write(call(1, method, *params))
+    network.pump()
+
+
+def advance(network: MemoryNetwork, seconds: float, times: int = 1) -> None:
+    for _ in range(times):
+        network.reactor.advance(seconds)
+        network.pump()
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -91,8 +94,7 @@ def test_one_connection_too_many_is_told_so_and_closed(network: MemoryNetwork) -
     network.pump()
     taken.append(join(network))
     for client in taken[1:]:
-        client.transport.write(call(1, "echo", 5))
-    network.pump()
+        ask(network, client, "echo", 5)
     assert [client.replies[0]["result"] for client in taken[1:]] == [5, 5]
 
 
@@ -158,40 +160,28 @@ def test_a_connection_on_which_nothing_happens_is_closed(network: MemoryNetwork)
     listen(network, {"echo": echo}, idle_timeout=10.0)
     client = join(network)
     network.reactor.advance(9.0)
-    client.transport.write(call(1, "echo", 1))
-    network.pump()
-    network.reactor.advance(9.0)
-    network.pump()
+    ask(network, client, "echo", 1)
+    advance(network, 9.0)
     assert client.lost is None
-    network.reactor.advance(1.0)
-    network.pump()
+    advance(network, 1.0)
     assert client.lost is not None
     assert client.replies == [{"jsonrpc": "2.0", "id": 1, "result": 1}]
 
 
 def test_a_connection_whose_call_is_under_way_is_not_idle(
-    network: MemoryNetwork, waiting: list[Deferred[Any]]
+    network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
 ) -> None:
-    @in_reactor
-    def wait() -> Deferred[Any]:
-        waiting.append(Deferred())
-        return waiting[-1]
-
     listen(network, {"wait": wait}, idle_timeout=10.0)
     client = join(network)
-    client.transport.write(call(1, "wait"))
-    network.pump()
-    for _ in range(5):
-        network.reactor.advance(10.0)
-        network.pump()
+    ask(network, client, "wait")
+    advance(network, 10.0, times=5)
     assert client.lost is None
     waiting[0].callback("done")
     network.pump()
     assert client.replies[0]["result"] == "done"
     # Its silence is counted from the last look at it.
     network.reactor.advance(10.0)
-    network.reactor.advance(10.0)
-    network.pump()
+    advance(network, 10.0)
     assert client.lost is not None
 
 
@@ -217,12 +207,10 @@ def test_a_reply_that_is_read_slowly_is_not_cut_off(network: MemoryNetwork) -> N
     server.chunk_bytes = 100_000
     while server.unsent_bytes:
         assert server.deliver()
-        network.reactor.advance(9.0)
-    network.pump()
+        advance(network, 9.0)
     assert len(client.replies[0]["result"]) == 1_000_000
     assert client.lost is None
-    network.reactor.advance(10.0)
-    network.pump()
+    advance(network, 10.0)
     assert client.lost is not None
 
 
@@ -230,11 +218,8 @@ def test_a_peer_that_takes_nothing_of_a_short_reply_is_silent(network: MemoryNet
     listen(network, {"echo": echo}, idle_timeout=10.0)
     client = join(network)
     client.transport.peer.is_held = True
-    client.transport.write(call(1, "echo", "x"))
-    network.pump()
-    for _ in range(3):
-        network.reactor.advance(10.0)
-        network.pump()
+    ask(network, client, "echo", "x")
+    advance(network, 10.0, times=3)
     assert isinstance(client.lost, ConnectionAborted)
 
 
@@ -259,11 +244,9 @@ def test_a_peer_that_does_not_read_is_disconnected(network: MemoryNetwork) -> No
     factory = listen(network, {"echo": echo}, send_timeout=60.0)
     client = join(network)
     server = stop_reading(client)
-    client.transport.write(call(1, "echo", "x" * 100_000))
-    network.pump()
+    ask(network, client, "echo", "x" * 100_000)
     assert server.unsent_bytes > 100_000
-    network.reactor.advance(59.9)
-    network.pump()
+    advance(network, 59.9)
     assert client.lost is None
     network.reactor.advance(0.1)
     assert isinstance(client.lost, ConnectionAborted)
@@ -274,8 +257,7 @@ def test_a_peer_that_reads_slowly_is_not(network: MemoryNetwork) -> None:
     listen(network, {"echo": echo}, send_timeout=60.0)
     client = join(network)
     server = stop_reading(client)
-    client.transport.write(call(1, "echo", "x" * 500_000))
-    network.pump()
+    ask(network, client, "echo", "x" * 500_000)
     server.chunk_bytes = 100_000
     for _ in range(4):
         network.reactor.advance(59.0)
@@ -294,8 +276,7 @@ def test_without_a_limit_nobody_is_disconnected(network: MemoryNetwork) -> None:
     listen(network, {"echo": echo}, send_timeout=None)
     client = join(network)
     stop_reading(client)
-    client.transport.write(call(1, "echo", "x" * 100_000))
-    network.pump()
+    ask(network, client, "echo", "x" * 100_000)
     network.reactor.advance(1e6)
     assert client.lost is None
 
@@ -318,15 +299,9 @@ def test_a_peer_that_reads_again_is_watched_anew() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_waits_for_a_peer_that_does_not_read_is_bounded(
-    network: MemoryNetwork, waiting: list[Deferred[Any]], fails: bool
+    network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]], fails: bool
 ) -> None:
-    """The calls were under way when it stopped: replies are dropped, and it is told."""
-
-    @in_reactor
-    def wait() -> Deferred[Any]:
-        waiting.append(Deferred())
-        return waiting[-1]
-
+    """The calls were in flight when it stopped: replies are dropped, and it is notified."""
     most = 16 * 100_000
     listen(network, {"wait": wait, "echo": echo}, max_line_bytes=100_000, max_pending=500)
     client = join(network)

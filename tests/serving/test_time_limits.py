@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,49 +19,18 @@ from kn_sock import (
     in_reactor,
     start_rpc_server,
 )
-from kn_sock.testing import ManualExecutor, MemoryNetwork, Pair, connected_pair
+from kn_sock.testing import ManualExecutor, MemoryNetwork, connected_pair
+from tests.serving.common import (
+    CANCEL,
+    RawClient,
+    batched,
+    echo,
+    outcome_of,
+    request,
+    sent_by,
+)
 
 PROPAGATES = {"propagate_deadline": True}
-
-
-def echo(value: Any) -> Any:
-    return value
-
-
-def outcome_of(deferred: Deferred[Any]) -> Any:
-    outcome: list[Any] = []
-    deferred.addBoth(lambda result: outcome.append(getattr(result, "value", result)))
-    return outcome[0] if outcome else None
-
-
-class Wire:
-    """Speaks to a server in raw lines."""
-
-    def __init__(self, network: MemoryNetwork, funcs: Any, **options: Any) -> None:
-        self._pair = connected_pair(funcs, network=network, **options)
-        self.network = network
-        self.received: list[Any] = []
-        (self.server,) = self._pair.network.factory.connections
-        self._pair.wire.protocol.dataReceived = self._take
-
-    def _take(self, data: bytes) -> None:
-        self.received += [json.loads(line) for line in data.splitlines()]
-
-    def send(self, *messages: Any) -> None:
-        for message in messages:
-            self._pair.wire.write(json.dumps(message).encode() + b"\n")
-        self._pair.pump()
-
-    def advance(self, seconds: float) -> None:
-        self._pair.advance(seconds)
-
-    def take(self) -> list[Any]:
-        received, self.received = self.received, []
-        return received
-
-
-def request(request_id: Any, method: str, *params: Any, **members: Any) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params, **members}
 
 
 def too_late(request_id: Any, *, maybe_executed: bool) -> dict[str, Any]:
@@ -79,67 +46,34 @@ def too_late(request_id: Any, *, maybe_executed: bool) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def waiting() -> list[Deferred[Any]]:
-    return []
-
-
-@pytest.fixture
-def wait(waiting: list[Deferred[Any]]) -> Callable[[], Deferred[Any]]:
-    @in_reactor
-    def wait() -> Deferred[Any]:
-        waiting.append(Deferred())
-        return waiting[-1]
-
-    return wait
-
-
 # --- what the caller says -------------------------------------------------------------------------
 
 
-def sent_by(pair: Pair) -> list[Any]:
-    pair.wire.is_held = True
-    pair.network.reactor.advance(0)
-    return [json.loads(line) for line in pair.wire.written.splitlines()]
+SENT = {"jsonrpc": "2.0", "id": 1, "method": "echo", "params": [1]}
 
 
-def test_a_call_does_not_tell_its_time_unless_asked(network: MemoryNetwork) -> None:
-    pair = connected_pair({"echo": echo}, network=network)
-    calling = pair.client.call("echo", 1)
-    (sent,) = sent_by(pair)
-    assert "timeout" not in sent
-    calling.addErrback(lambda _: None)
-
-
-@pytest.mark.parametrize("timeout", [30.0, 0.25, 5])
-def test_a_call_tells_its_time(network: MemoryNetwork, timeout: float) -> None:
-    pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
+@pytest.mark.parametrize(
+    ("client", "timeout", "told"),
+    [
+        ({}, 30.0, {}),
+        *((PROPAGATES, timeout, {"timeout": timeout}) for timeout in (30.0, 0.25, 5)),
+        (PROPAGATES, None, {}),
+    ],
+)
+def test_a_call_tells_its_time_if_asked_and_limited(
+    network: MemoryNetwork, client: Any, timeout: float | None, told: dict[str, Any]
+) -> None:
+    pair = connected_pair({"echo": echo}, network=network, client=client)
     calling = pair.client.with_options(timeout=timeout).call("echo", 1)
-    (sent,) = sent_by(pair)
-    assert sent == {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "echo",
-        "params": [1],
-        "timeout": timeout,
-    }
-    calling.addErrback(lambda _: None)
-
-
-def test_a_call_without_a_limit_tells_none(network: MemoryNetwork) -> None:
-    pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
-    calling = pair.client.with_options(timeout=None).call("echo", 1)
-    (sent,) = sent_by(pair)
-    assert "timeout" not in sent
+    assert sent_by(pair) == [{**SENT, **told}]
     calling.addErrback(lambda _: None)
 
 
 def test_each_call_of_a_batch_tells_its_time(network: MemoryNetwork) -> None:
     pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
-    batch = pair.client.with_options(timeout=2.0).batch()
-    batch.call("echo", 1)
-    batch.notify("echo", 2)
-    sending = batch.send()
+    sending = batched(
+        pair.client.with_options(timeout=2.0), ("call", "echo", 1), ("notify", "echo", 2)
+    )
     (sent,) = sent_by(pair)
     assert [member.get("timeout") for member in sent] == [2.0, None]
     sending.addErrback(lambda _: None)
@@ -159,17 +93,17 @@ def test_the_older_dialects_tell_none(network: MemoryNetwork, dialect: str) -> N
 
 
 def test_a_call_that_ends_in_time_is_answered(network: MemoryNetwork) -> None:
-    wire = Wire(network, {"echo": echo})
-    wire.send(request(1, "echo", 5, timeout=0.001))
-    assert wire.take() == [{"jsonrpc": "2.0", "id": 1, "result": 5}]
+    wire = RawClient(network, {"echo": echo})
+    assert wire.ask(request(1, "echo", 5, timeout=0.001)) == [
+        {"jsonrpc": "2.0", "id": 1, "result": 5}
+    ]
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5])
 def test_a_call_whose_time_has_passed_is_not_run(network: MemoryNetwork, timeout: float) -> None:
     ran: list[int] = []
-    wire = Wire(network, {"run": lambda: ran.append(1)})
-    wire.send(request(1, "run", timeout=timeout))
-    assert wire.take() == [too_late(1, maybe_executed=False)]
+    wire = RawClient(network, {"run": lambda: ran.append(1)})
+    assert wire.ask(request(1, "run", timeout=timeout)) == [too_late(1, maybe_executed=False)]
     assert ran == []
 
 
@@ -177,23 +111,21 @@ def test_a_call_whose_time_has_passed_is_not_run(network: MemoryNetwork, timeout
     "timeout", ["soon", None, True, [1], {"s": 1}, pytest.param(10**400, id="beyond a double")]
 )
 def test_a_time_that_is_no_number_is_not_ours(network: MemoryNetwork, timeout: Any) -> None:
-    wire = Wire(network, {"deadline": lambda: current_call().deadline})
-    wire.send(request(1, "deadline", timeout=timeout))
-    assert wire.take() == [{"jsonrpc": "2.0", "id": 1, "result": None}]
+    wire = RawClient(network, {"deadline": lambda: current_call().deadline})
+    assert wire.ask(request(1, "deadline", timeout=timeout)) == [
+        {"jsonrpc": "2.0", "id": 1, "result": None}
+    ]
 
 
 def test_a_call_that_takes_too_long_is_answered_when_its_time_has_passed(
     network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
 ) -> None:
-    wire = Wire(network, {"wait": wait})
+    wire = RawClient(network, {"wait": wait})
     wire.send(request(1, "wait", timeout=2))
-    wire.advance(1.9)
-    assert wire.take() == []
-    wire.advance(0.1)
-    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert wire.after(1.9) == []
+    assert wire.after(0.1) == [too_late(1, maybe_executed=True)]
     assert waiting[0].called
-    wire.advance(10)
-    assert wire.take() == []
+    assert wire.after(10) == []
 
 
 def test_what_a_method_makes_of_its_cancellation_is_not_sent(network: MemoryNetwork) -> None:
@@ -204,11 +136,10 @@ def test_what_a_method_makes_of_its_cancellation_is_not_sent(network: MemoryNetw
             return 5
         return 0
 
-    wire = Wire(network, {"stubborn": stubborn, "echo": echo})
+    wire = RawClient(network, {"stubborn": stubborn, "echo": echo})
     wire.send(request(1, "stubborn", timeout=1))
     wire.advance(1)
-    wire.send(request(2, "echo", 2))
-    assert wire.take() == [
+    assert wire.ask(request(2, "echo", 2)) == [
         too_late(1, maybe_executed=True),
         {"jsonrpc": "2.0", "id": 2, "result": 2},
     ]
@@ -216,23 +147,21 @@ def test_what_a_method_makes_of_its_cancellation_is_not_sent(network: MemoryNetw
 
 def test_a_call_whose_time_passed_in_the_queue_of_the_threads_is_not_run(
     network: MemoryNetwork,
+    executor: ManualExecutor,
 ) -> None:
-    executor = ManualExecutor()
     ran: list[int] = []
-    wire = Wire(network, {"run": ran.append}, executor=executor)
+    wire = RawClient(network, {"run": ran.append}, executor=executor)
     wire.send(request(1, "run", 1, timeout=1), request(2, "run", 2))
-    wire.advance(1)
-    assert wire.take() == [too_late(1, maybe_executed=False)]
+    assert wire.after(1) == [too_late(1, maybe_executed=False)]
     executor.run()
-    wire.advance(0)
-    assert wire.take() == [{"jsonrpc": "2.0", "id": 2, "result": None}]
+    assert wire.after(0) == [{"jsonrpc": "2.0", "id": 2, "result": None}]
     assert ran == [2]
 
 
 def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
     network: MemoryNetwork,
+    executor: ManualExecutor,
 ) -> None:
-    executor = ManualExecutor()
     seen: list[Any] = []
 
     def slow() -> str:
@@ -243,7 +172,7 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
         seen.append(call.cancelled)
         return "too late"
 
-    wire = Wire(network, {"slow": slow}, executor=executor)
+    wire = RawClient(network, {"slow": slow}, executor=executor)
     wire.send(request(1, "slow", timeout=1))
     executor.run()
     wire.advance(0)
@@ -253,33 +182,29 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
 
 def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
     network: MemoryNetwork,
+    executor: ManualExecutor,
 ) -> None:
-    executor = ManualExecutor()
-    wire = Wire(network, {"slow": lambda: 1}, executor=executor)
+    wire = RawClient(network, {"slow": lambda: 1}, executor=executor)
     wire.send(request(1, "slow", timeout=1))
     (call,) = wire.server._serving.calls.running.values()
     # A thread takes it now.
     wire.server._serving.calls.lane.waiting.popleft()
-    wire.advance(1)
-    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert wire.after(1) == [too_late(1, maybe_executed=True)]
     assert call.cancelled
 
 
 def test_a_thread_that_keeps_a_call_past_its_time_does_not_keep_those_behind_it(
     network: MemoryNetwork,
+    executor: ManualExecutor,
 ) -> None:
-    executor = ManualExecutor()
     replies: list[Any] = []
 
     def slow() -> str:
         # While this thread is busy, the reactor finds the time to be over.
-        wire.advance(1)
-        replies.extend(wire.take())
-        wire.advance(4)
-        replies.extend(wire.take())
+        replies.extend(wire.after(1) + wire.after(4))
         return "too late"
 
-    wire = Wire(network, {"slow": slow, "echo": echo}, executor=executor)
+    wire = RawClient(network, {"slow": slow, "echo": echo}, executor=executor)
     wire.send({"method": "slow", "params": [], "timeout": 1})
     wire.send({"method": "echo", "params": [1], "timeout": 1})
     wire.send({"method": "echo", "params": [2], "timeout": 5})
@@ -290,21 +215,18 @@ def test_a_thread_that_keeps_a_call_past_its_time_does_not_keep_those_behind_it(
         {"error": text + "it was not run"},
         {"error": text + "it was not run"},
     ]
-    wire.advance(0)
-    assert wire.take() == []
+    assert wire.after(0) == []
     wire.send({"method": "echo", "params": [3]})
     executor.run()
-    wire.advance(0)
-    assert wire.take() == [{"result": 3}]
+    assert wire.after(0) == [{"result": 3}]
 
 
 def test_a_call_that_was_held_back_too_long_is_not_run(
     network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
 ) -> None:
-    wire = Wire(network, {"wait": wait}, max_pending=1)
+    wire = RawClient(network, {"wait": wait}, max_pending=1)
     wire.send(request(1, "wait"), request(2, "wait", timeout=1), request(3, "wait"))
-    wire.advance(1)
-    assert wire.take() == [too_late(2, maybe_executed=False)]
+    assert wire.after(1) == [too_late(2, maybe_executed=False)]
     waiting[0].callback("one")
     wire.advance(0)
     waiting[1].callback("three")
@@ -315,11 +237,9 @@ def test_a_call_that_was_held_back_too_long_is_not_run(
 def test_a_member_of_a_batch_that_takes_too_long_holds_up_nothing(
     network: MemoryNetwork, wait: Any
 ) -> None:
-    wire = Wire(network, {"wait": wait, "echo": echo})
-    wire.send([request(1, "wait", timeout=1), request(2, "echo", 2)])
-    assert wire.take() == []
-    wire.advance(1)
-    (replies,) = wire.take()
+    wire = RawClient(network, {"wait": wait, "echo": echo})
+    assert wire.ask([request(1, "wait", timeout=1), request(2, "echo", 2)]) == []
+    (replies,) = wire.after(1)
     assert sorted(replies, key=lambda reply: reply["id"]) == [
         too_late(1, maybe_executed=True),
         {"jsonrpc": "2.0", "id": 2, "result": 2},
@@ -329,13 +249,11 @@ def test_a_member_of_a_batch_that_takes_too_long_holds_up_nothing(
 def test_a_cancelled_call_is_not_answered_again_at_its_deadline(
     network: MemoryNetwork, wait: Any
 ) -> None:
-    wire = Wire(network, {"wait": wait})
+    wire = RawClient(network, {"wait": wait})
     wire.send(request(1, "wait", timeout=1))
-    wire.send({"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}})
-    (reply,) = wire.take()
+    (reply,) = wire.ask(CANCEL)
     assert reply["error"]["code"] == ErrorCode.CANCELLED
-    wire.advance(5)
-    assert wire.take() == []
+    assert wire.after(5) == []
 
 
 def test_no_timer_is_left_when_the_connection_ends(network: MemoryNetwork, wait: Any) -> None:
@@ -348,11 +266,13 @@ def test_no_timer_is_left_when_the_connection_ends(network: MemoryNetwork, wait:
 
 
 def test_nothing_is_kept_of_a_call_that_was_refused(network: MemoryNetwork, wait: Any) -> None:
-    wire = Wire(network, {"wait": wait})
+    wire = RawClient(network, {"wait": wait})
     wire.send(request(1, "wait"))
     network.factory.drain()
-    wire.send(*(request(number, "wait", timeout=1000) for number in range(2, 9)))
-    assert {reply["error"]["code"] for reply in wire.take()} == {ErrorCode.SERVER_BUSY}
+    assert {
+        reply["error"]["code"]
+        for reply in wire.ask(*(request(number, "wait", timeout=1000) for number in range(2, 9)))
+    } == {ErrorCode.SERVER_BUSY}
     assert not wire.server._serving._time_limits
 
 
@@ -365,16 +285,14 @@ def test_nothing_is_kept_of_a_call_that_was_refused(network: MemoryNetwork, wait
 def test_call_timeout_bounds_what_the_caller_does_not(
     network: MemoryNetwork, wait: Any, timeout: dict[str, Any], passes: float
 ) -> None:
-    wire = Wire(network, {"wait": wait}, call_timeout=3.0)
+    wire = RawClient(network, {"wait": wait}, call_timeout=3.0)
     wire.send(request(1, "wait", **timeout))
-    wire.advance(passes - 0.1)
-    assert wire.take() == []
-    wire.advance(0.1)
-    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert wire.after(passes - 0.1) == []
+    assert wire.after(0.1) == [too_late(1, maybe_executed=True)]
 
 
 def test_call_timeout_holds_in_every_dialect(network: MemoryNetwork, wait: Any) -> None:
-    wire = Wire(network, {"wait": wait, "echo": echo}, call_timeout=1)
+    wire = RawClient(network, {"wait": wait, "echo": echo}, call_timeout=1)
     wire.send({"method": "wait", "params": [], "id": 1}, {"method": "wait", "params": []})
     wire.send({"method": "wait", "params": []}, {"method": "echo", "params": [1]})
     wire.advance(1)
@@ -391,10 +309,9 @@ def test_call_timeout_holds_in_every_dialect(network: MemoryNetwork, wait: Any) 
 def test_call_timeout_ends_notifications_too(
     network: MemoryNetwork, wait: Any, waiting: list[Deferred[Any]]
 ) -> None:
-    wire = Wire(network, {"wait": wait}, call_timeout=1)
+    wire = RawClient(network, {"wait": wait}, call_timeout=1)
     wire.send({"jsonrpc": "2.0", "method": "wait"})
-    wire.advance(1)
-    assert wire.take() == []
+    assert wire.after(1) == []
     assert waiting[0].called
 
 
@@ -403,9 +320,12 @@ def test_call_timeout_ends_notifications_too(
 
 def test_a_method_knows_its_deadline(network: MemoryNetwork) -> None:
     network.reactor.advance(100)
-    wire = Wire(network, {"times": lambda: [current_call().deadline, current_call().remaining]})
-    wire.send(request(1, "times", timeout=4), request(2, "times"))
-    assert [reply["result"] for reply in wire.take()] == [[104.0, 4.0], [None, None]]
+    wire = RawClient(
+        network, {"times": lambda: [current_call().deadline, current_call().remaining]}
+    )
+    assert [
+        reply["result"] for reply in wire.ask(request(1, "times", timeout=4), request(2, "times"))
+    ] == [[104.0, 4.0], [None, None]]
 
 
 def test_the_calls_of_a_method_inherit_its_deadline(network: MemoryNetwork, wait: Any) -> None:
@@ -457,7 +377,7 @@ def test_a_call_in_a_method_whose_time_has_passed_is_not_made(network: MemoryNet
 
 @pytest.mark.parametrize("kind", ["coroutine", "deferred", "plain", "list", "raises", "thread"])
 def test_what_outlives_a_method_is_not_bound_by_its_deadline(
-    network: MemoryNetwork, kind: str
+    network: MemoryNetwork, executor: ManualExecutor, kind: str
 ) -> None:
     asked: list[Any] = []
 
@@ -477,7 +397,6 @@ def test_what_outlives_a_method_is_not_bound_by_its_deadline(
             raise LookupError("after all")
         return {"deferred": succeed(None), "list": [1]}.get(kind)
 
-    executor = ManualExecutor()
     pair = connected_pair(
         {"begin": {"coroutine": coroutine, "thread": other}.get(kind, in_reactor(other))},
         network=network,
@@ -530,27 +449,27 @@ def test_a_blocking_client_in_a_method_inherits_the_deadline() -> None:
 
 
 def test_a_traceparent_passes_through(network: MemoryNetwork) -> None:
-    wire = Wire(network, {"trace": lambda: current_call().traceparent})
+    wire = RawClient(network, {"trace": lambda: current_call().traceparent})
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     wire.send(request(1, "trace", traceparent=trace))
-    wire.send(request(2, "trace", traceparent=5), request(3, "trace"))
-    assert [reply["result"] for reply in wire.take()] == [trace, None, None]
+    assert [
+        reply["result"]
+        for reply in wire.ask(request(2, "trace", traceparent=5), request(3, "trace"))
+    ] == [trace, None, None]
 
 
 def test_a_method_that_asks_for_the_end_after_its_time_is_heard(
-    network: MemoryNetwork, logged_errors: Any
+    network: MemoryNetwork, executor: ManualExecutor, logged_errors: Any
 ) -> None:
-    executor = ManualExecutor()
     asked: list[BaseException] = []
 
     def late() -> None:
         network.reactor.advance(1)
         raise SystemExit(3)
 
-    wire = Wire(network, {"late": late}, executor=executor, on_exit=asked.append)
+    wire = RawClient(network, {"late": late}, executor=executor, on_exit=asked.append)
     wire.send(request(1, "late", timeout=1))
     executor.run()
-    wire.advance(0)
-    assert wire.take() == [too_late(1, maybe_executed=True)]
+    assert wire.after(0) == [too_late(1, maybe_executed=True)]
     assert [type(one) for one in asked] == [SystemExit]
     assert logged_errors.claim() == ["late raised SystemExit: stopping"]

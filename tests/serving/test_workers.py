@@ -4,13 +4,17 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from queue import SimpleQueue
+from typing import TypeAlias
 
 import pytest
 
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, WorkerPool
+
+MakePool: TypeAlias = Callable[[int], WorkerPool]
+MakeQueue: TypeAlias = Callable[[], ConnectionQueue]
 
 # Long enough for any machine; nothing waits for it unless it fails.
 PATIENCE = 20.0
@@ -49,7 +53,7 @@ def gate() -> Iterator[Gate]:
 
 
 @pytest.fixture
-def make_pool() -> Iterator[Callable[[int], WorkerPool]]:
+def make_pool() -> Iterator[MakePool]:
     pools = []
 
     def make(threads: int) -> WorkerPool:
@@ -95,7 +99,7 @@ def delivered() -> list[Task]:
 
 
 @pytest.fixture
-def make_lane(finished: CompletionNotifier, delivered: list[Task]) -> Callable[[], ConnectionQueue]:
+def make_lane(finished: CompletionNotifier, delivered: list[Task]) -> MakeQueue:
     def make() -> ConnectionQueue:
         def done() -> None:
             while made.ended:
@@ -108,7 +112,7 @@ def make_lane(finished: CompletionNotifier, delivered: list[Task]) -> Callable[[
 
 
 @pytest.fixture
-def lane(make_lane: Callable[[], ConnectionQueue]) -> ConnectionQueue:
+def lane(make_lane: MakeQueue) -> ConnectionQueue:
     return make_lane()
 
 
@@ -194,7 +198,7 @@ def test_a_job_is_either_run_or_withdrawn(lane: ConnectionQueue) -> None:
 
 
 def test_many_finished_jobs_wake_the_reactor_once(
-    make_lane: Callable[[], ConnectionQueue], reactor: FakeReactor, delivered: list[Task]
+    make_lane: MakeQueue, reactor: FakeReactor, delivered: list[Task]
 ) -> None:
     first, second = make_lane(), make_lane()
     tasks = [put(lane) for lane in (first, second) for _ in range(50)]
@@ -239,7 +243,7 @@ def test_a_job_that_finishes_during_a_delivery_wakes_the_reactor_again(
 
 
 def test_nothing_finished_in_any_thread_is_forgotten(
-    make_lane: Callable[[], ConnectionQueue], reactor: FakeReactor, delivered: list[Task]
+    make_lane: MakeQueue, reactor: FakeReactor, delivered: list[Task]
 ) -> None:
     def run() -> None:
         for number in range(500):
@@ -261,9 +265,7 @@ def test_nothing_finished_in_any_thread_is_forgotten(
 # --- the pool -------------------------------------------------------------------------------------
 
 
-def test_runs_what_is_submitted_in_order(
-    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
-) -> None:
+def test_runs_what_is_submitted_in_order(make_pool: MakePool, lane: ConnectionQueue) -> None:
     results: SimpleQueue[int] = SimpleQueue()
     pool = make_pool(1)
     for index in range(100):
@@ -271,64 +273,40 @@ def test_runs_what_is_submitted_in_order(
     assert [results.get(timeout=PATIENCE) for _ in range(100)] == list(range(100))
 
 
-@pytest.mark.parametrize("threads", [2, 3, 8])
+def meet(pool: WorkerPool, lane: ConnectionQueue, number: int) -> None:
+    """Run so many jobs, none of which can end before all have begun."""
+    meeting = threading.Barrier(number + 1)
+
+    def meet() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(PATIENCE)
+
+    for _ in range(number):
+        pool.submit(Task(meet), lane)
+    meeting.wait(2)
+
+
+@pytest.mark.parametrize(
+    ("pools", "threads", "jobs"),
+    [
+        # A pool that starts a thread too few is stuck.
+        *(pytest.param(20, number, [number], id=f"{number} at once") for number in (2, 3, 8)),
+        # However its threads went to rest: one that nobody woke would leave the others waiting.
+        pytest.param(1, 4, [4] * 300, id="again after it was idle"),
+        # More jobs than threads that are idle, and fewer than there may be: each has one at once.
+        pytest.param(50, 8, range(2, 9), id="more after it was idle"),
+    ],
+)
 def test_runs_as_many_at_once_as_it_has_threads(
-    threads: int, make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
+    pools: int, threads: int, jobs: Iterable[int], make_pool: MakePool, lane: ConnectionQueue
 ) -> None:
-    # None of them can end before all have begun: a pool that starts a thread too few is stuck.
-    for _ in range(20):
+    for _ in range(pools):
         pool = make_pool(threads)
-        meeting = threading.Barrier(threads + 1)
-
-        def meet(meeting: threading.Barrier = meeting) -> None:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                meeting.wait(PATIENCE)
-
-        for _ in range(threads):
-            pool.submit(Task(meet), lane)
-        meeting.wait(2)
+        for number in jobs:
+            meet(pool, lane, number)
 
 
-def test_a_pool_that_was_idle_runs_as_many_at_once_again(
-    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
-) -> None:
-    """However its threads went to rest: one that nobody woke would leave the others waiting."""
-    pool = make_pool(4)
-    for _ in range(300):
-        meeting = threading.Barrier(5)
-
-        def meet(meeting: threading.Barrier = meeting) -> None:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                meeting.wait(PATIENCE)
-
-        for _ in range(4):
-            pool.submit(Task(meet), lane)
-        meeting.wait(2)
-
-
-def test_a_pool_that_was_idle_starts_the_threads_that_it_may_have_beside(
-    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
-) -> None:
-    """More jobs than threads that are idle, and fewer than there may be: each has one at once."""
-
-    def meet_of(number: int) -> None:
-        meeting = threading.Barrier(number + 1)
-
-        def meet() -> None:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                meeting.wait(PATIENCE)
-
-        for _ in range(number):
-            pool.submit(Task(meet), lane)
-        meeting.wait(2)
-
-    for _ in range(50):
-        pool = make_pool(8)
-        for number in range(2, 9):
-            meet_of(number)
-
-
-def test_an_idle_thread_keeps_no_connection(make_pool: Callable[[int], WorkerPool]) -> None:
+def test_an_idle_thread_keeps_no_connection(make_pool: MakePool) -> None:
     class Place(ConnectionQueue):
         __slots__ = ("__weakref__",)
 
@@ -346,7 +324,7 @@ def test_an_idle_thread_keeps_no_connection(make_pool: Callable[[int], WorkerPoo
 
 
 def test_one_that_blocks_does_not_hold_up_the_next(
-    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
+    make_pool: MakePool, lane: ConnectionQueue
 ) -> None:
     for _ in range(20):
         pool = make_pool(4)
@@ -360,7 +338,7 @@ def test_one_that_blocks_does_not_hold_up_the_next(
 
 
 def test_runs_no_more_at_once_than_it_has_threads(
-    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
+    make_pool: MakePool, lane: ConnectionQueue
 ) -> None:
     lock = threading.Lock()
     running: list[int] = []
@@ -389,9 +367,7 @@ def test_starts_no_thread_before_it_is_needed() -> None:
     assert threading.active_count() == before
 
 
-def test_its_threads_keep_nothing_from_ending(
-    make_pool: Callable[[int], WorkerPool], lane: ConnectionQueue
-) -> None:
+def test_its_threads_keep_nothing_from_ending(make_pool: MakePool, lane: ConnectionQueue) -> None:
     found: SimpleQueue[threading.Thread] = SimpleQueue()
     make_pool(1).submit(Task(lambda: found.put(threading.current_thread())), lane)
     thread = found.get(timeout=PATIENCE)
@@ -421,19 +397,20 @@ def test_stopping_waits_for_nobody(gate: Gate, lane: ConnectionQueue) -> None:
     assert not gate.opened.is_set()
 
 
+def refuse(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_pool_that_gets_no_thread_at_all_says_so(
     monkeypatch: pytest.MonkeyPatch, lane: ConnectionQueue
 ) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         WorkerPool(4).submit(Task(lambda: None), lane)
 
 
 def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
-    make_pool: Callable[[int], WorkerPool],
+    make_pool: MakePool,
     monkeypatch: pytest.MonkeyPatch,
     gate: Gate,
     lane: ConnectionQueue,
@@ -441,10 +418,6 @@ def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
     pool = make_pool(4)
     pool.submit(Task(gate), lane)
     assert gate.entered.wait(PATIENCE)
-
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     results: SimpleQueue[int] = SimpleQueue()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for index in range(3):
@@ -454,9 +427,9 @@ def test_a_pool_that_gets_no_more_threads_goes_on_with_what_it_has(
 
 
 def test_lanes_take_turns(
-    make_pool: Callable[[int], WorkerPool],
+    make_pool: MakePool,
     gate: Gate,
-    make_lane: Callable[[], ConnectionQueue],
+    make_lane: MakeQueue,
 ) -> None:
     """One connection's thousand calls do not keep another's single one waiting."""
     single = make_pool(1)
@@ -474,9 +447,7 @@ def test_lanes_take_turns(
     assert order[6:] == [f"greedy {number}" for number in range(3, 1000)]
 
 
-def test_one_lane_has_every_thread(
-    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], ConnectionQueue]
-) -> None:
+def test_one_lane_has_every_thread(make_pool: MakePool, make_lane: MakeQueue) -> None:
     four, lane, barrier = make_pool(4), make_lane(), threading.Barrier(4)
     done: SimpleQueue[int] = SimpleQueue()
 
@@ -490,7 +461,7 @@ def test_one_lane_has_every_thread(
 
 
 def test_no_call_is_lost_where_lanes_run_empty_all_the_time(
-    make_pool: Callable[[int], WorkerPool], make_lane: Callable[[], ConnectionQueue]
+    make_pool: MakePool, make_lane: MakeQueue
 ) -> None:
     several = make_pool(3)
     results: SimpleQueue[int] = SimpleQueue()
