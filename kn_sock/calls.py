@@ -1,4 +1,4 @@
-"""What a method can know of the call that it serves: `current_call`."""
+"""The call that a method serves: `current_call`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Call(Struct, eq=False, weakref=True):
-    """One call while it is served, as `current_call` gives it to the method.
+    """A call while it is served, as returned by `current_call`.
 
-    Reactor: all of it may be read on any thread; the verbs of `connection` are for the reactor's
-    thread alone. In a worker thread, wait for them by
+    Thread: attributes may be read on any thread. The methods of `connection` are for the reactor's
+    thread only. In a worker thread, call them by
     ``blockingCallFromThread(call.reactor, call.connection.call, "name")``.
     """
 
@@ -29,7 +29,7 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller gave up or went away; a function in a thread can look."""
+        """Whether the call was cancelled, or its caller has disconnected."""
         return self._served.cancelled
 
     @property
@@ -38,12 +38,12 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def method(self) -> str:
-        """The name that was called."""
+        """The name of the method."""
         return self._served.method
 
     @property
     def is_notification(self) -> bool:
-        """Whether the caller hears nothing of it."""
+        """Whether no reply is sent."""
         return not self._request.expects_reply
 
     @property
@@ -60,7 +60,7 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def traceparent(self) -> str | None:
-        """The trace that the caller says the call belongs to, as it came; ``None`` for none.
+        """The trace that the call belongs to, as received; ``None`` if there is none.
 
         Spec: W3C Trace Context, the header of that name.
         """
@@ -69,7 +69,7 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def connection(self) -> RPCConnection:
-        """The connection that the call came over, to call or notify the peer in turn."""
+        """The connection of the call, for calls and notifications to the peer."""
         connection: RPCConnection = self._protocol.connection
         return connection
 
@@ -85,7 +85,7 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def peer_text(self) -> str:
-        """The peer's address as a person would write it."""
+        """The peer's address as text, such as ``127.0.0.1:8080``."""
         return str(self._protocol.peer_text)
 
     @property
@@ -95,28 +95,28 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def identity(self) -> str | None:
-        """Who logged in on this connection, as the server's checker calls them, or ``None``."""
+        """The identity that logged in on this connection, or ``None``."""
         identity: str | None = self._protocol.identity
         return identity
 
     @property
     def peer_uid(self) -> int | None:
-        """The user whose process is at the other end of a Unix socket, on Linux; else ``None``.
+        """The user id of the process at the other end of a Unix socket, on Linux; else ``None``.
 
-        It is the kernel's word: who connected, when they did.
+        The kernel reports it, as of when the process connected.
         """
         process: PeerProcess = self._protocol.peer_process
         return process.uid
 
     @property
     def peer_gid(self) -> int | None:
-        """That process's group, likewise."""
+        """The group id of that process."""
         process: PeerProcess = self._protocol.peer_process
         return process.gid
 
     @property
     def peer_pid(self) -> int | None:
-        """That process's number, likewise; the process itself may have ended, and another begun."""
+        """The process id; the process may have ended, and the id may be in use again."""
         process: PeerProcess = self._protocol.peer_process
         return process.pid
 
@@ -125,12 +125,12 @@ class Call(Struct, eq=False, weakref=True):
 
 
 class ServedCall(Call):
-    """A call as the interceptors of a server are given it: with its arguments.
+    """A call with its arguments, as passed to the interceptors of a server.
 
     Attributes:
-        args: its arguments by position, as the method gets them: checked, and converted. Where they
-            do not fit, or there is no such method, as they came.
-        kwargs: its arguments by name, likewise.
+        args: the positional arguments, checked and converted as the method gets them. If they do
+            not fit, or the method is unknown, as received.
+        kwargs: the named arguments, likewise.
 
     Both may be set before ``proceed()``; they are not checked again.
     """
@@ -140,7 +140,7 @@ class ServedCall(Call):
 
 
 def current_call() -> Call:
-    """Give the call that the running method serves.
+    """Return the call that the running method serves.
 
     Works in worker threads, across ``await``, and in the callbacks of an inlineCallbacks method.
 
@@ -163,5 +163,5 @@ def current_call() -> Call:
 
 
 def show(call: Call) -> None:
-    """Have `current_call` give this."""
+    """Make `current_call` return this call."""
     call._served.call_ref = ref(call)

@@ -1,8 +1,7 @@
 """Interceptors: functions of the application's around each call, at either end.
 
-An interceptor is ``async def trace(call, proceed)``: what it does before ``await proceed()`` comes
-before the call, and what it returns is the call's result. What stands innermost, and what the call
-is, is up to the end that calls.
+An interceptor is ``async def trace(call, proceed)``. It runs code before and after ``await
+proceed()``, and what it returns is the result of the call.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def around(
 
 
 def as_deferred(result: Any) -> Deferred[Any]:
-    """Give what a function returned as a Deferred."""
+    """Return a Deferred for the result of a function."""
     if isinstance(result, Deferred):
         return result
     if isinstance(result, types.CoroutineType):

@@ -1,4 +1,4 @@
-"""The one way that bytes leave: gathered over a reactor turn, written once per connection."""
+"""Write coalescing: lines are collected during a turn of the reactor, and written once."""
 
 from __future__ import annotations
 
@@ -74,20 +74,20 @@ class Outbox:
         return number
 
     def begin(self) -> None:
-        """Have it written when the turn ends: the first of its replies is about to be appended."""
+        """Schedule a write for the end of the turn, before the first reply is appended."""
         if not self._lines:
             self._turn.add(self)
 
     def is_waiting(self, number: int) -> bool:
-        """Tell whether a line has not been written."""
+        """Whether a line has not been written yet."""
         return number >= self._written
 
     def withdraw(self, number: int) -> bool:
-        """Take a line back; ``False`` when it has been written."""
+        """Remove a line; ``False`` if it has been written."""
         return self.take_back(number) is not None
 
     def take_back(self, number: int) -> bytes | None:
-        """Take a line back, and give it; ``None`` when it has been written."""
+        """Remove and return a line; ``None`` if it has been written."""
         place = number - self._written
         if place < 0:
             return None
@@ -138,14 +138,13 @@ def _drop(_: bytes) -> None:
 
 
 class WriteCoalescer:
-    """Writes all that was put into outboxes during one reactor turn, when it ends.
+    """Writes what was put into outboxes during one turn of the reactor, at its end.
 
-    While it is held, nothing is written until it is released; what is put in at any other time is
-    written before the reactor next waits.
+    While it is held, nothing is written until it is released.
 
-    Where few connections are read in turns, the replies of each leave as soon as they are there.
-    Where many are, those of one turn leave together: the peers that they wake have then sent more
-    by the time of the next turn, and the work of a turn is shared by more of them.
+    If few connections are active, the replies of each are written at once. If many are, the replies
+    of one turn are written together: the peers that they wake have then sent more by the next turn,
+    and the cost of a turn is shared by more requests.
     """
 
     def __init__(self, clock: IReactorTime) -> None:

@@ -1,7 +1,7 @@
-"""What is told of connections and of calls that have ended: to the log, and to who counts them.
+"""Reports of connections and of calls that have ended: log, access log and metrics.
 
-One line a connection, one a failed call, none for a call that succeeded; and for each call one line
-in the access log, and its figures, where these are on.
+The log gets one line per connection and one per failed call. The access log and the metrics, if
+they are on, get every call.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Reports:
     # --- connections ------------------------------------------------------------------------------
 
     def opened(self, connection: Any, outbox: Any, session: Any, serving: Any) -> ConnectionReport:
-        """Take note of a connection, and of what is asked for its figures; it may have ended."""
+        """Register a connection, and the sources of its metrics."""
         report = ConnectionReport(self, connection, (outbox, session, serving))
         if self.stats is not None:
             self.stats.opened(report)
@@ -69,7 +69,7 @@ class Reports:
             self.stats.login_failed()
 
     def close(self) -> None:
-        """Let go of the access log's file."""
+        """Close the file of the access log."""
         if self._access_log is not None:
             self._access_log.close()
 
@@ -157,7 +157,7 @@ class ConnectionReport:
         return int(self._serving.calls_waiting)
 
     def closed(self, reason: str | None) -> None:
-        """Tell of its end; without a reason, the log has been told already."""
+        """Report the end of the connection; without a reason, it has been logged already."""
         if self._reports.stats is not None:
             self._reports.stats.closed(self)
         if reason is None:
@@ -194,17 +194,17 @@ class CallReports:
         self._is_over = False
 
     def unreadable(self) -> None:
-        """Tell of a line that was no request."""
+        """Count a line that was not a request."""
         if self._reports.stats is not None:
             self._reports.stats.unreadable += 1
 
     def cancelled(self) -> None:
-        """Tell of a call that its caller gave up."""
+        """Count a cancelled call."""
         if self._reports.stats is not None:
             self._reports.stats.cancellations += 1
 
     def ended(self, request: Request, outcome: str = OK, *, is_known: bool = True) -> None:
-        """Tell of a call that ended without an error."""
+        """Report a call that ended without an error."""
         if not self._is_over:
             seconds = self._seconds_of(request)
             self._reports.ended(self._connection, request, seconds, outcome, is_known=is_known)
@@ -212,7 +212,7 @@ class CallReports:
     def failed(
         self, request: Request, error: RPCError, raised: BaseException | None, *, is_known: bool
     ) -> None:
-        """Tell of a call that failed.
+        """Report a call that failed.
 
         Args:
             request: the call.
@@ -241,7 +241,7 @@ class CallReports:
             self._log(request, error, raised if is_functions else None)
 
     def end(self, requests: Iterable[Request]) -> None:
-        """Tell that the connection ended before these calls did, and nothing of calls any more."""
+        """Report that the connection ended before these calls; later reports are dropped."""
         if self._reports.wants_all:
             for request in requests:
                 self.ended(request, LOST)
@@ -282,7 +282,7 @@ class CallReports:
 
 
 def _level_of(error: RPCError) -> Any:
-    """Say how grave an error is that no function raised: whose fault it is."""
+    """Return the log level of an error that no function raised."""
     if error.code == ErrorCode.INTERNAL_ERROR:
         return LogLevel.error
     if error.code == ErrorCode.REPLY_TOO_LONG:
@@ -307,7 +307,7 @@ def _text_of(error: RPCError) -> str:
 
 
 def _identity_of(connection: Any) -> dict[str, str]:
-    """Give who logged in on a connection, as a field, if somebody has."""
+    """Return the identity of a connection as a log field, if it has one."""
     identity = getattr(connection, "identity", None)
     return {} if identity is None else {"identity": safe_repr(identity)}
 
@@ -317,7 +317,7 @@ def _milliseconds(seconds: float) -> float:
 
 
 def where_of(exception: BaseException) -> str:
-    """Say in which line of which file an exception was raised."""
+    """Return the file, line and function in which an exception was raised."""
     frame = exception.__traceback__
     if frame is None:
         return "nowhere"

@@ -1,7 +1,4 @@
-"""Which of the peer's calls may begin, and when: so many at once, those without ids in their turn.
-
-What a call does once it has begun is `_serving`'s.
-"""
+"""Which of the peer's calls may begin, and when: a number at once, those without ids in turn."""
 
 from __future__ import annotations
 
@@ -39,12 +36,12 @@ class Admission:
     """The requests of one connection that were read and have not begun.
 
     Args:
-        most: how many calls may be under way at once.
-        running: those that are.
+        most: how many calls may be in flight at once.
+        running: the calls in flight.
         run: begins a request.
         put: sends a line.
-        refuse: answers a request with an error; gives the line where it is not sent yet.
-        update_reading: called when `wants_more` may tell something else than before.
+        refuse: encodes the refusal of a request.
+        update_reading: called when `wants_more` may have changed.
         guard: called when `is_guarded` has changed.
     """
 
@@ -90,7 +87,7 @@ class Admission:
             self._begin(request)
             self.check_capacity()
         elif len(self._held) >= self._most and self._peer_reads and awaits_replies:
-            # Only where reading goes on for the replies that our own calls wait for.
+            # Reading continues only for the replies to our own calls.
             self._refuse_in_turn(request, _BUSY)
         else:
             self._held.append(request)
@@ -142,7 +139,7 @@ class Admission:
             self._put(line)
 
     def withdraw(self, key: Any) -> Request | None:
-        """Take back the request with this id, if it is held."""
+        """Remove and return the request with this id, if it is held."""
         for held in self._held:
             if isinstance(held, Request) and held.expects_reply and id_key(held.id) == key:
                 self._held.remove(held)
@@ -150,7 +147,7 @@ class Admission:
         return None
 
     def drop(self, request: Request) -> bool:
-        """Take back this request; ``False`` where it is not held, or has its turn."""
+        """Remove this request; ``False`` if it is not held, or has its turn."""
         try:
             self._held.remove(request)
         except ValueError:
@@ -158,7 +155,7 @@ class Admission:
         return True
 
     def answered(self, request: Request) -> None:
-        """Take note that a request is answered: the next one may have its turn."""
+        """Free the turn of a request that was answered."""
         if request is self._ordered:
             self._ordered = None
 
@@ -175,18 +172,18 @@ class Admission:
         return not (self._held or self._in_order or self._ordered)
 
     def wants_more(self, awaits_replies: bool) -> bool:
-        """Tell whether to read on.
+        """Whether to read on.
 
-        As many requests as may be under way are held beside those that are: what a peer sends
-        behind them, a cancellation or its goodbye, is still heard. Past that, reading goes on for
-        the sake of the replies that our own calls wait for alone, and what else comes is refused.
+        As many requests as may be in flight are held besides, so that a cancellation or an EOF
+        behind them is still read. Past that, reading continues only if our own calls wait for
+        replies, and new requests are refused.
         """
         if len(self._held) < self._most:
             return self._peer_reads or awaits_replies
         return self._peer_reads and awaits_replies
 
     def set_peer_reads(self, reads: bool) -> None:
-        """Take note whether the peer takes what is written to it; if not, nothing new is begun."""
+        """Set whether the peer reads what is written to it; if not, nothing new begins."""
         self._peer_reads = reads
 
     @property
@@ -194,7 +191,7 @@ class Admission:
         return not self._peer_reads or len(self._running) + len(self._in_order) >= self._most
 
     def check_capacity(self) -> None:
-        """Find out anew whether requests are to be held back."""
+        """Update whether requests are held back."""
         was_guarded = self.is_guarded
         self.is_guarded = self._is_draining or bool(self._held) or self._is_full
         if self.is_guarded is not was_guarded:
@@ -219,7 +216,7 @@ class Admission:
         self._guard()
 
     def end(self) -> None:
-        """Forget what waits: nobody waits for it any more."""
+        """Discard what waits: the connection has ended."""
         self._is_over = True
         self._held.clear()
         self._in_order.clear()

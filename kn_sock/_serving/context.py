@@ -1,4 +1,4 @@
-"""What a server keeps of a call while it is served, and which call that is: for each context."""
+"""The state of a call while it is served, and which call the current context serves."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ current: ContextVar[ServerCall] = ContextVar("kn_sock.current_call")
 class ServerCall(Struct, eq=False, gc=False):
     """One call while it is served. What methods see of it is a `Call`.
 
-    The garbage collector does not look at it: it is all that there is of a call that waits for a
-    thread, of which there may be thousands. So it must lead to nothing that could lead back to it:
-    to the function and its arguments until they are run or refused, and no longer; to what a
-    thread made of them until that is delivered; and only weakly to the connection.
+    The garbage collector does not track it, as thousands may wait for threads. So it must not be
+    part of a cycle: it refers to the function and its arguments only until they are run or refused,
+    to the outcome only until that is delivered, and to the connection weakly.
     """
 
     # To the protocol.
@@ -71,7 +70,7 @@ class ServerCall(Struct, eq=False, gc=False):
         return True
 
     def forget_function(self) -> None:
-        """Let go of the function and its arguments, which lead anywhere."""
+        """Drop the function and its arguments, which may refer to anything."""
         self.function = self.args = self.kwargs = None
 
     def _run(self) -> None:
@@ -91,9 +90,9 @@ class ServerCall(Struct, eq=False, gc=False):
 
 
 def time_left(timeout: float | None) -> float | None:
-    """Bound the time of a call that is made here by that of the call that is served here, if any.
+    """Limit the time of a call made here by the time left of the call served here, if any.
 
-    What a method began, and left running when it ended, is bound by it no more.
+    Work that a method left running when it ended is not limited by it.
 
     Raises:
         CallTimeout: the time for the call that is served has passed.

@@ -7,12 +7,12 @@ from kn_sock.errors import ErrorCode, InternalError, MethodNotFound, RPCError
 
 
 def not_found(method: str) -> RPCError:
-    """Say that there is no such method."""
+    """Return the error for an unknown method."""
     return MethodNotFound(f"Method '{safe_repr(method)}' not found")
 
 
 def too_late(*, maybe_executed: bool) -> RPCError:
-    """Say that the time for the call has passed."""
+    """Return the error for a call whose deadline has passed."""
     fate = "it had been begun" if maybe_executed else "it was not run"
     return RPCError(
         ErrorCode.DEADLINE_PASSED,
@@ -22,7 +22,7 @@ def too_late(*, maybe_executed: bool) -> RPCError:
 
 
 def deferred_in_thread(method: str) -> RPCError:
-    """Say that a method returned a Deferred where none may be used."""
+    """Return the error for a method that returned a Deferred in a thread."""
     return InternalError(
         f"{method} returned a Deferred from a worker thread; "
         "decorate it with kn_sock.in_reactor, so that it runs where Deferreds may be used"
@@ -30,5 +30,5 @@ def deferred_in_thread(method: str) -> RPCError:
 
 
 def no_thread(problem: BaseException) -> RPCError:
-    """Say that no thread can be started."""
+    """Return the error for a call for which no thread can be started."""
     return InternalError(f"no thread can be had: {problem}")

@@ -1,4 +1,4 @@
-"""Where methods run, and what is told of their errors: shared by the connections of one factory."""
+"""Where methods run, and the errors that callers get: shared by the connections of one factory."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Runner:
             self._turn.release()
 
     def stop(self) -> None:
-        """Let the threads end; a later call starts new ones."""
+        """End the threads; a later call starts new ones."""
         if self.pool is not None:
             self.pool.stop()
             self.pool = None
@@ -106,7 +106,7 @@ class Runner:
     # --- errors --------------------------------------------------------------------------------
 
     def error_of(self, call: ServerCall, exception: BaseException) -> RPCError | None:
-        """Say what the caller is told; ``None`` for nothing, as the process is asked to end."""
+        """Return the error that the caller gets; ``None`` if the process was asked to exit."""
         if isinstance(exception, _ASKS_TO_EXIT):
             log.critical(
                 "{method} raised {kind}: stopping",

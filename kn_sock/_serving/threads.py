@@ -252,7 +252,7 @@ class WorkerPool:
         self._is_waking = False
 
     def stop(self) -> None:
-        """Let every thread end once its present call does; nothing waits for them. Idempotent."""
+        """End every thread after its current call, without waiting. Idempotent."""
         self._is_stopped = True
         while self._wake():
             pass

@@ -1,4 +1,4 @@
-"""By when the peer's calls have to be over: what their callers say, and our own limit."""
+"""Deadlines of the peer's calls, by their callers' time limits and our own."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class TimeLimits:
         self._deadlines = Deadlines(clock, self._open, self._passed)
 
     def add(self, request: Request, seconds: float) -> None:
-        """Give a request so many seconds."""
+        """Set the deadline of a request, in seconds from now."""
         request.deadline = self._clock.seconds() + seconds
         request.number = next(_numbers)
         self._open[request.number] = request
         self._deadlines.add(request.number, max(0.0, seconds), len(self._open))
 
     def begun(self, request: Request, call: ServerCall) -> None:
-        """Take note which call a request has become."""
+        """Replace a request by its call."""
         self._open[request.number] = call
 
     def settled(self, request: Request) -> None:

@@ -7,7 +7,7 @@ from kn_sock._wire.encoding import PLAIN_BYTES, Success, encode_plain_members, r
 
 
 class BatchReply:
-    """The replies to one batch, gathered until the last is there."""
+    """The replies to one batch, collected until the last has arrived."""
 
     __slots__ = ("awaited", "limit", "parts", "plain", "room", "size")
 
@@ -15,11 +15,11 @@ class BatchReply:
         self.awaited = awaited
         self.limit = limit
         self.parts: list[bytes] = []
-        # Plain replies, encoded all at once; each is counted as it is put here.
+        # Plain replies, encoded all at once; ``awaited`` counts each as it is appended.
         self.plain: list[Success] = []
         self.size = 0
-        # So many more may be put there before it has to be asked whether there is room: each counts
-        # for the longest, until it is encoded.
+        # How many more may be appended before `has_room` must be called; each counts as the longest
+        # until it is encoded.
         self.room = limit // PLAIN_BYTES
 
     def add(self, line: bytes) -> None:
@@ -31,12 +31,12 @@ class BatchReply:
         self.awaited -= 1
 
     def has_room(self) -> bool:
-        """Tell whether one more plain reply is certain to be within the limit."""
+        """Whether one more plain reply is certain to fit."""
         self.encode_plain()
         return self.room > 0
 
     def encode_plain(self) -> None:
-        """Encode the plain replies, so that ``size`` tells of all."""
+        """Encode the plain replies, so that ``size`` counts all of them."""
         if self.plain:
             part = encode_plain_members(self.plain)
             self.parts.append(part)
@@ -45,7 +45,7 @@ class BatchReply:
             self.room = (self.limit - self.size) // PLAIN_BYTES
 
     def line(self) -> bytes | None:
-        """Give the whole reply once it is there; ``None`` before, and for mere notifications."""
+        """Return the encoded reply, or ``None`` while members are pending, or without any reply."""
         if self.awaited:
             return None
         if self.plain:
@@ -58,5 +58,5 @@ class BatchReply:
         self.parts = []
         if len(line) <= self.limit:
             return line
-        # Mere errors, too many of them: one stands for all.
+        # Too many errors: one replaces them.
         return JSONRPC_2.encode_error(None, reply_too_long(len(line), self.limit))

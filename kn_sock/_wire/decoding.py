@@ -48,7 +48,7 @@ _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
 class NoMessageError(Exception):
-    """A line that is no message, with what is needed to answer it."""
+    """A line that is not a message, and how to answer it."""
 
     def __init__(
         self, error: RPCError, dialect: Dialect = JSONRPC_2, request_id: RequestId = None
@@ -59,15 +59,15 @@ class NoMessageError(Exception):
         self.request_id = request_id
 
 
-# A member of a batch: what it is, or why it is nothing; an empty list for one that is a batch.
+# A member of a batch: a message, an error, or an empty list for a nested batch.
 Member: TypeAlias = Message | NoMessageError | list[Any]
 
-# From here on a line is looked at before it is decoded; a shorter one takes no time to speak of.
+# Lines of at least this length are inspected before they are decoded.
 LONG_BYTES: Final = 16 * 1024
 
 
 def decode_long(line: Line) -> Message:
-    """Do what `decode_message` does, in less time where a line is long and odd.
+    """Do what `decode_message` does, faster for long lines with odd contents.
 
     Raises:
         What `decode_message` raises.
@@ -88,13 +88,13 @@ def _decoder_for(line: Line) -> Callable[[Line | Raw], Message]:
 def decode_unusual(
     line: Line | Raw, most: int = sys.maxsize, problem: BaseException | None = None
 ) -> Message | list[Member]:
-    """Read what `decode_message` refused, as a batch or a fractional id; or say what is wrong.
+    """Decode what `decode_message` refused, such as a batch or a fractional id.
 
     Args:
         line: the line.
-        most: the most members of a batch that are of interest; where it has more, some of them may
-            be left out, and all may be empty.
-        problem: what `decode_message` raised, where that is known.
+        most: the most members that a batch may have; of a larger one, members may be missing or
+            empty.
+        problem: the exception that `decode_message` raised, if known.
 
     Returns:
         A message, or the members of a batch.
@@ -120,12 +120,12 @@ _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 
 
 def _batch_of(line: Line, most: int) -> list[Member]:
-    """Read the members of an array, each once.
+    """Decode the members of an array, each once.
 
     Raises:
         One of `UNREADABLE`: the array is not JSON, in any of its members.
     """
-    # Where it is cut into members, nobody looks whether their texts are UTF-8.
+    # Splitting it into members does not check that they are UTF-8.
     text = str(line, "utf-8")
     try:
         parts = _parts_of(line, most)
@@ -139,7 +139,7 @@ def _batch_of(line: Line, most: int) -> list[Member]:
     members = [_member_of(part, decode) for part in parts]
     for member in members:
         if isinstance(member, NoMessageError) and isinstance(member.error, ParseError):
-            # What is wrong with it, and where, counted from the beginning of the line.
+            # Raises the error with its position in the whole line.
             _decode_any(line)
             break
     return members
@@ -147,15 +147,14 @@ def _batch_of(line: Line, most: int) -> list[Member]:
 
 _BRACKET: Final = ord("[")
 
-# A batch that is no longer, and has no more braces than so many times the members that it may have,
-# is decoded at once. Where that fails it takes twice as long.
+# A batch within these limits is decoded in one go. If that fails, decoding takes twice as long.
 _QUICK_BATCH_BYTES: Final = 256 * 1024
 
 _QUICK_BATCH_BRACES: Final = 4
 
 
 def decode_batch(line: Line, most: int) -> list[Message] | None:
-    """Read a batch all whose members are messages; ``None`` where it is not certainly one."""
+    """Decode a batch of messages; ``None`` if the line is not certainly one."""
     if (
         line[0] != _BRACKET
         or len(line) > _QUICK_BATCH_BYTES
@@ -171,22 +170,22 @@ def decode_batch(line: Line, most: int) -> list[Message] | None:
     return messages if 0 < len(messages) <= most else None
 
 
-# Past that, a server's own option allows for so many.
+# Only a server whose options allow larger batches exceeds it.
 _MOST_FIELDS_BITS: Final = 16
 
 
 def _parts_of(line: Line, most: int) -> list[Raw]:
-    """Cut an array into its members, or more of them than *most*, without a look at the others."""
+    """Split an array into its members, or at least *most* + 1 of them."""
     if most.bit_length() > _MOST_FIELDS_BITS or line.count(b",") < most:
         return _members.decode(line)
-    # What is beyond the last field of a struct is passed over, and nothing is made of it.
+    # Array items beyond the last field of the struct are skipped.
     parts = msgspec.structs.astuple(_first_members(most.bit_length()).decode(line))
     return [part for part in parts if part is not None]
 
 
 @functools.lru_cache(maxsize=_MOST_FIELDS_BITS)
 def _first_members(bits: int) -> Any:
-    """Build what decodes an array up to a number of members, the power of two."""
+    """Return a decoder for the first 2 ** *bits* members of an array."""
     names = [f"member_{number}" for number in range(1 << bits)]
     return msgspec.json.Decoder(
         msgspec.defstruct("FirstMembers", [(name, Raw, None) for name in names], array_like=True)
@@ -204,7 +203,7 @@ def _member_of(part: Raw, decode: Callable[[Raw], Message]) -> Member:
 
 
 def _decode_any(line: Line | Raw, problem: BaseException | None = None) -> Any:
-    """Decode JSON of any kind; *problem* is what was found in it before."""
+    """Decode any JSON; *problem* is the exception of an earlier attempt."""
     data = line if isinstance(line, (bytes, bytearray)) else bytes(line)
     if problem is None or isinstance(problem, msgspec.ValidationError):
         try:
@@ -213,7 +212,7 @@ def _decode_any(line: Line | Raw, problem: BaseException | None = None) -> Any:
             problem = found
     if not may_be_lone_surrogate(problem, data):
         raise problem
-    # Other JSON libraries read and write them.
+    # Other JSON libraries accept lone surrogates.
     parse_float = finite_float if may_overflow(data) else None
     return json.loads(data.decode("utf-8"), parse_float=parse_float, parse_constant=finite_float)
 
@@ -232,7 +231,7 @@ _AFTER_MEMBER: Final = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*|(\])[ \t\r\n]*\Z)")
 
 
 def _members_of(text: str, most: int) -> list[Raw]:
-    """Cut an array into the texts of its members, up to one too many.
+    """Split an array into the texts of its members, at most one more than *most*.
 
     Raises:
         ValueError, RecursionError: it is not JSON, as far as it was read.
@@ -248,7 +247,7 @@ def _members_of(text: str, most: int) -> list[Raw]:
     return members
 
 
-# The types that each member of a message may have, and how to say so.
+# The types that each member of a message may have, and their names in errors.
 _MEMBER_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "method": ((str,), "a string"),
     "params": ((list, dict, type(None)), "an array or an object"),
@@ -257,7 +256,7 @@ _MEMBER_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 
 
 def _message_from(value: dict[str, Any], line: Line | Raw) -> Message:
-    """Check the members one by one, to name the one that is wrong."""
+    """Check the members one by one, to name the wrong one."""
     dialect = dialect_of(value)
     request_id = value.get("id", UNSET)
     if isinstance(request_id, float):
@@ -274,7 +273,7 @@ def _message_from(value: dict[str, Any], line: Line | Raw) -> Message:
 
 
 def _fraction_of(line: Line | Raw) -> Raw:
-    """Find the text of an id that is a fraction, for its echo to be exact."""
+    """Return the text of a fractional id, so that its echo is exact."""
     try:
         return Raw(bytes(_id_alone.decode(line).id))
     except UNREADABLE:

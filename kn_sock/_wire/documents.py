@@ -167,7 +167,7 @@ class _Outline:
         self._parts: list[bytes] = parts
 
     def depth_after(self, depth: int) -> int | None:
-        """Tell how deep a document is after this piece, or ``None`` if it may end in it."""
+        """Return the nesting depth after this piece, or ``None`` if the document may end in it."""
         if self._has_newlines_in_strings:
             return None
         steps = array("b", b"".join(self._parts[::2]).translate(_STEPS, _NO_BRACKETS))
@@ -176,7 +176,7 @@ class _Outline:
         return depth + sum(steps)
 
     def depths(self) -> list[int]:
-        """Give how much deeper it is before each byte, and after the last, than at the start.
+        """Return the nesting depth before each byte and after the last, relative to the start.
 
         One more stands behind them, which says nothing.
         """
@@ -185,7 +185,7 @@ class _Outline:
         return [*accumulate(array("b", b"".join(parts).translate(_STEPS)), initial=0), 0]
 
     def newlines_in_strings(self) -> Iterator[int]:
-        """Give the places of the newlines that end strings."""
+        """Return the positions of the newlines that end strings."""
         if not self._has_newlines_in_strings:
             return iter(())
         ends = islice(accumulate(map(len, self._parts), initial=-1), 2, None, 2)

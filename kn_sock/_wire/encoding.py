@@ -151,7 +151,7 @@ PLAIN_BYTES: Final = 16 * 1024
 
 
 def is_plain(result: Any) -> bool:
-    """Tell whether a result is certain to be encoded, in a line of no more than `PLAIN_BYTES`."""
+    """Whether a result is certain to be encodable, in a line of at most `PLAIN_BYTES`."""
     kind = type(result)
     if kind is int:
         return bool(LEAST_INT <= result <= MOST_INT)
@@ -180,7 +180,7 @@ def encode_plain_members(replies: list[Success]) -> bytes:
 
 
 def reply_too_long(size: int, limit: int) -> RPCError:
-    """Build the error that stands for a reply that is longer than a line may be."""
+    """Return the error that replaces a reply longer than the limit."""
     return RPCError(
         ErrorCode.REPLY_TOO_LONG,
         f"the reply has {size:,} bytes, more than max_line_bytes ({limit:,}); ask for less",

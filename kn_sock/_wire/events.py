@@ -16,10 +16,10 @@ P = TypeVar("P")
 
 
 class Request(Struct, eq=False, gc=False):
-    """The peer calls one of our methods, or notifies us.
+    """The peer calls one of our methods, or sends a notification.
 
-    The collector does not look at it. Whoever begins it takes its arguments out of it, which lead
-    anywhere.
+    The garbage collector does not track it. Its arguments, which may refer to anything, are taken
+    out of it when the call begins.
     """
 
     id: RequestId | UnsetType
@@ -29,21 +29,21 @@ class Request(Struct, eq=False, gc=False):
     dialect: Dialect
     expects_reply: bool
     batch: BatchReply | None = None
-    # When it was read, in the reactor's seconds: None where it has ended by the end of that read.
+    # When it was read, in the reactor's seconds; None if it ended during that read.
     since: float | None = None
-    # Seconds for which the caller still waits, when it came.
+    # Seconds that the caller still waits, from when it was read.
     timeout: float | None = None
     traceparent: str | None = None
-    # When it has to be over, in the reactor's seconds: whoever serves it finds that out.
+    # When it has to be over, in the reactor's seconds; set by the serving side.
     deadline: float | None = None
-    # By which its deadline finds it; 0 where it has none.
+    # Its number among the requests with a deadline; 0 without one.
     number: int = 0
-    # The error that was sent in place of its result, if one was.
+    # The error that was sent in place of its result, if any.
     replaced_by: RPCError | None = None
 
 
 class Cancel(Struct):
-    """The peer gave up the call with this id."""
+    """The peer cancels the call with this id."""
 
     id: Any
 
@@ -63,21 +63,21 @@ class Failed(Struct, Generic[P]):
 
 
 class Refusal(Struct):
-    """What came was no request; this line answers it."""
+    """The line was not a request; this is the reply."""
 
     line: bytes
-    # Whether it has its turn after the answers to what came before, as kn-sock 0.3 has no ids.
+    # Whether it must wait for the replies to earlier requests, in a dialect without ids.
     in_order: bool = False
 
 
 class UnmatchedError(Struct):
-    """The peer reports something it could not read; which call it was, it could not say."""
+    """The peer reports an error that names no call."""
 
     error: RPCError
 
 
 class ProtocolViolation(Struct):
-    """The peer broke the protocol so that nothing it says can be matched to a call any more."""
+    """The peer broke the protocol: later replies cannot be matched to calls."""
 
     reason: str
 
@@ -88,7 +88,7 @@ Event: TypeAlias = (
 
 
 def id_key(request_id: Any) -> Any:
-    """Make ids comparable, the way a cancel names them, without taking 1 for 1.0 or true."""
+    """Return a key that compares ids by type and value: 1, 1.0 and true differ."""
     if isinstance(request_id, Raw):
         # A fraction, in its own text.
         return float, float(bytes(request_id))

@@ -1,4 +1,4 @@
-"""What the beginning of a line tells of a message that cannot be read as a whole."""
+"""The first members of a message that cannot be decoded as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _scan_value = json.JSONDecoder().raw_decode
 
 
 class Head(NamedTuple):
-    """What the beginning of a line tells of a message that cannot be read as a whole."""
+    """The id, the dialect and the direction of a message, as far as its first bytes show them."""
 
     request_id: RequestId | UnsetType
     dialect: Dialect
@@ -22,14 +22,14 @@ class Head(NamedTuple):
 
 
 def read_head(prefix: bytes) -> Head:
-    """Read the first members of a message, as far as they are there."""
+    """Return the head of a message, from its first bytes."""
     text = prefix.decode("utf-8", "replace").lstrip()
     members: dict[str, Any] = {}
     names: list[str] = []
     if text.startswith("{"):
         _read_members(text[1:], names, members)
     elif text.startswith("["):
-        # A batch: what it is can be told by its first member, whose id is not the batch's.
+        # A batch: its first member shows the direction, but its id is not the batch's.
         _read_members(text[1:].lstrip().removeprefix("{"), names, {})
     is_reply = "method" not in names and "params" not in names
     is_reply = is_reply and ("result" in names or "error" in names)
@@ -41,7 +41,7 @@ def read_head(prefix: bytes) -> Head:
 
 
 def _read_members(text: str, names: list[str], members: dict[str, Any]) -> None:
-    """Read names and values up to where the text ends; the last name may lack its value."""
+    """Read names and values until the text ends; the last name may lack its value."""
     try:
         while True:
             text = text.lstrip(" \t\r\n,")
@@ -53,7 +53,7 @@ def _read_members(text: str, names: list[str], members: dict[str, Any]) -> None:
             text = text[1:].lstrip()
             value, end = _scan_value(text)
             text = text[end:]
-            # Where no comma follows it may not be the whole value, or no JSON.
+            # Without a comma after it, the value may be incomplete.
             if not text.lstrip().startswith(","):
                 return
             members[name] = value

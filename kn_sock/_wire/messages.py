@@ -6,15 +6,15 @@ from typing import Any, TypeAlias
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-# An integer or a string as it came; a fraction as its own text, so that the echo is exact.
+# An integer or a string as received; a fraction as its own text, so that the echo is exact.
 RequestId: TypeAlias = int | str | Raw | None
 
 
 class Message(Struct, gc=False):
-    """One JSON object of the wire, request or reply, as it was decoded.
+    """One JSON object of the wire, a request or a reply, as it was decoded.
 
-    The collector does not look at it: nothing that a method gets leads back to it, so that it is
-    part of no cycle.
+    The garbage collector does not track it: nothing that a method gets refers back to it, so it is
+    never part of a cycle.
     """
 
     jsonrpc: Any = UNSET
@@ -24,6 +24,6 @@ class Message(Struct, gc=False):
     kwargs: dict[str, Any] | UnsetType | None = UNSET
     result: Any = UNSET
     error: Any = UNSET
-    # Beside the specification, as members that other servers ignore.
+    # Extensions; other servers ignore them.
     timeout: Any = UNSET
     traceparent: Any = UNSET

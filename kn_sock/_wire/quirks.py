@@ -25,9 +25,9 @@ from kn_sock._wire.framing import Line
 
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
-    """Keep the garbage collector from running while many objects are made, all of them in use.
+    """Pause the garbage collector while many objects are made, all of them in use.
 
-    It would look through them over and over. From Python 3.12 on it waits by itself.
+    It would traverse them over and over. From Python 3.12 on it waits by itself.
     """
     if sys.version_info >= (3, 12) or not gc.isenabled():
         yield
@@ -46,7 +46,7 @@ _is_collection_off = False
 
 
 def _collect_in_child() -> None:
-    """Turn the collector on in a process that was forked while another thread had it off here."""
+    """Enable the collector in a process that was forked while another thread had it disabled."""
     global _is_collection_off
     if _is_collection_off:
         gc.enable()
@@ -56,13 +56,13 @@ def _collect_in_child() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_collect_in_child)
 
-# Numbers of which msgspec takes ten microseconds for each: those near the ends of a double's range.
-# Python's own conversion takes less than one, and ten times as long as msgspec does for all others.
+# Numbers near the ends of a double's range take msgspec ten microseconds each. Python's own
+# conversion takes less than one, but ten times as long as msgspec for all other numbers.
 _SLOW_FLOAT: Final = re.compile(rb"\d[eE][+-]?\d{3}")
 
 _MANY_SLOW_FLOATS: Final = 100
 
-# For all digits 0, for E e; and no signs. So that a search for a few bytes finds them all.
+# All digits become 0 and E becomes e, so that one search finds all such numbers.
 _ONE_DIGIT: Final = bytes.maketrans(b"123456789E", b"000000000e")
 
 
@@ -85,7 +85,7 @@ def has_slow_floats(line: Line) -> bool:
 
 
 def _has_many(line: Line, byte: bytes) -> bool:
-    """Tell whether a byte is in a line half as many times as is too much; as fast as it is read."""
+    """Whether a byte occurs often enough for slow floats to matter; as fast as the line is read."""
     place = -1
     for _ in range(_MANY_SLOW_FLOATS // 2):
         place = line.find(byte, place + 1)
@@ -98,29 +98,29 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def may_be_lone_surrogate(problem: BaseException, data: Line) -> bool:
-    """Tell whether msgspec may have given up at an escaped lone surrogate, and at nothing else."""
+    """Whether msgspec may have failed at an escaped lone surrogate, and at nothing else."""
     return type(problem) is msgspec.DecodeError and _SURROGATE.search(data) is not None
 
 
 def may_overflow(data: Line) -> bool:
-    """Tell whether there may be a number beyond a double's range, which json takes for infinity."""
+    """Whether there may be a number beyond the range of a double, which json reads as infinity."""
     digits = data.translate(_ONE_DIGIT, b"+")
     return digits.rfind(b"e000") >= 0 or _MANY_DIGITS in digits
 
 
 _MANY_DIGITS: Final = b"0" * 309
 
-# Such a number as marshal writes it: a g, then eight bytes, the exponent in the last two.
+# A NaN or an infinity as marshal writes it: a g, then eight bytes, the exponent in the last two.
 _NOT_FINITE: Final = re.compile(rb"g.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
 
-# The last version of its format in which everything is written out where it stands.
+# The last version of the format without references.
 _MARSHAL_VERSION: Final = 2
 
 
 def may_hold_nan(value: Any) -> bool:
-    """Tell whether there may be a NaN or an infinity in a value; other numbers may look like one.
+    """Whether a value may hold a NaN or an infinity; false positives are possible.
 
-    marshal goes through builtin types, and takes no others, in a fifth of the time of json.
+    marshal traverses builtin types, and no others, in a fifth of the time of json.
     """
     try:
         return _NOT_FINITE.search(marshal.dumps(value, _MARSHAL_VERSION)) is not None

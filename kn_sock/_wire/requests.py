@@ -1,4 +1,4 @@
-"""Calls to lines, with the ids that their replies are found by."""
+"""Our own requests, with the ids that match replies to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kn_sock._wire.dialects import JSONRPC_2, Dialect
 
-# The notification that gives a call up, and which of its parameters is the call's id.
+# The notification that cancels a call, and the parameter that holds the call's id.
 CANCELLATIONS: Final[Mapping[str, tuple[str, str] | None]] = {
     "lsp": ("$/cancelRequest", "id"),
     "mcp": ("notifications/cancelled", "requestId"),
@@ -17,15 +17,15 @@ CANCELLATIONS: Final[Mapping[str, tuple[str, str] | None]] = {
 
 
 class RequestEncoder:
-    """Writes requests. Connections that follow one another share one.
+    """Encodes requests. Successive connections of a client share one.
 
     Args:
-        dialect: how they are written.
-        cancellation: how a call is given up, a key of `CANCELLATIONS`.
-        ids: where the ids of calls come from: increasing integers from 1. As connections share
-            them, a late reply can never answer a newer call.
+        dialect: the dialect of the requests.
+        cancellation: how a call is cancelled, a key of `CANCELLATIONS`.
+        ids: the ids of calls: increasing integers from 1. Connections share them, so that a late
+            reply never answers a newer call.
 
-    May be used on any thread, as nothing but the next id is taken here.
+    Thread: any.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class RequestEncoder:
         timeout: float | None = None,
         traceparent: str | None = None,
     ) -> tuple[int, bytes]:
-        """Write a call; it is to be registered with `Session.register` before it is sent.
+        """Encode a call. It must be registered by `Session.register` before it is sent.
 
         Args:
             method: its name.
             args: arguments by position.
             kwargs: arguments by name.
-            timeout: seconds for which the reply is waited, where the peer is to know.
-            traceparent: the trace that the call belongs to, where there is one.
+            timeout: seconds that the caller waits, if the peer should know.
+            traceparent: the trace that the call belongs to, if any.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -71,13 +71,13 @@ class RequestEncoder:
         *,
         traceparent: str | None = None,
     ) -> bytes:
-        """Write a notification.
+        """Encode a notification.
 
         Args:
             method: its name.
             args: arguments by position.
             kwargs: arguments by name.
-            traceparent: the trace that it belongs to, where there is one.
+            traceparent: the trace that it belongs to, if any.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent, or the dialect has no notifications.
@@ -87,7 +87,7 @@ class RequestEncoder:
         return self.dialect.encode_request(None, method, args, kwargs, None, traceparent)
 
     def encode_batch(self, lines: Sequence[bytes]) -> bytes:
-        """Join calls and notifications, as written by the two methods above, into one batch.
+        """Join encoded calls and notifications into one batch.
 
         Raises:
             TypeError: the dialect has no batches.
@@ -97,7 +97,7 @@ class RequestEncoder:
         return b"[%b]\n" % b",".join([line[:-1] for line in lines])
 
     def encode_cancel(self, request_id: int) -> bytes | None:
-        """Write that a call is given up; ``None`` where there is no way to say it."""
+        """Encode the cancellation of a call; ``None`` if the dialect or the option has none."""
         if not self.dialect.has_extensions or self.cancellation is None:
             return None
         method, member = self.cancellation

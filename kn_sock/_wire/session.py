@@ -1,8 +1,8 @@
 """One endpoint of a connection without its I/O: the same at both ends.
 
-Lines go in and events come out; calls and answers go in and lines come out. Here are the ids, the
-table of calls that wait for a reply, the batches and the order of replies. No Twisted, no socket,
-no clock, no thread, no logging: what to do with an event is the caller's. No input raises.
+Lines go in and events come out; calls and replies go in and lines come out. A session owns the ids,
+the table of pending calls, the batches and the order of replies. It uses no Twisted, socket, clock,
+thread or logging. The caller acts on the events. No input raises.
 
 Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
 """
@@ -45,7 +45,7 @@ from kn_sock._wire.messages import Message, RequestId
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
 
-# Where the dialect has ids.
+# If the dialect has ids.
 _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
 
 
@@ -77,7 +77,7 @@ class Session(Generic[P]):
 
     _first_id: int | None = None
     _last_id = 0
-    # kn-sock 0.3 sends no ids: its replies come in the order of the requests.
+    # Without ids, replies come in the order of the requests.
     _unanswered = _NONE_IN_ORDER
     #: Replies to calls that had ended.
     late_replies = 0
@@ -91,7 +91,7 @@ class Session(Generic[P]):
         unversioned: Literal["1.0", "2.0"] = "1.0",
     ) -> None:
         self.encoder = encoder or RequestEncoder()
-        # The empty name is no notification's, where calls cannot be given up.
+        # Without cancellations, the empty name matches no notification.
         self._cancel_method, self._cancel_member = self.encoder.cancellation or ("", "")
         self._unversioned = JSONRPC_2 if unversioned == "2.0" else JSONRPC_1
         self.dialect = self.encoder.dialect
@@ -105,11 +105,11 @@ class Session(Generic[P]):
     # --- lines in ---------------------------------------------------------------------------------
 
     def receive(self, line: Line) -> Event[P] | list[Event[P]] | None:
-        """Say what a line means.
+        """Return the meaning of a line.
 
         Returns:
-            One event, a list of them for a batch, or ``None`` where there is nothing to do: a reply
-            that is late.
+            One event, a list of events for a batch, or ``None`` if there is nothing to do, as for a
+            late reply.
         """
         try:
             message = decode_message(line) if len(line) < LONG_BYTES else decode_long(line)
@@ -118,13 +118,13 @@ class Session(Generic[P]):
         return self.receive_message(message)
 
     def receive_message(self, message: Message) -> Event[P] | None:
-        """Say what a message means, that was decoded alone."""
+        """Return the meaning of a message that is not a member of a batch."""
         if message.method is UNSET:
             return self._receive_reply(message)
         return self._receive_request(message)
 
     def receive_overlong(self, line: OverlongLine) -> Event[P] | None:
-        """Say what a line means that was too long to be read: an error, for its call if known."""
+        """Return an error for a line that was too long, for its call if that is known."""
         limit = self._max_line_bytes
         head = read_head(line.prefix)
         if head.is_reply:
@@ -136,7 +136,7 @@ class Session(Generic[P]):
         return self._refusal_of(NoMessageError(error, head.dialect, request_id))
 
     def _fail_unread(self, head: Head, error: RPCError) -> Event[P] | None:
-        """Give a reply that cannot be read to its call, as an error."""
+        """Fail the call whose reply cannot be read."""
         request_id = head.request_id
         if self._is_answered_in_order:
             request_id = self._unanswered.popleft()
@@ -167,7 +167,7 @@ class Session(Generic[P]):
             dialect = self._unversioned
             expects_reply = request_id is not None
         params, kwargs = message.params, message.kwargs
-        # What a method keeps in them may lead here, as a traceback does.
+        # A method may keep them, for instance in a traceback, and so refer back to the message.
         message.params = message.kwargs = UNSET
         return Request(
             request_id,
@@ -183,13 +183,13 @@ class Session(Generic[P]):
         )
 
     def _is_versionless(self, message: Message) -> bool:
-        """Whether a request is one of 2.0 but for its version, where such are taken."""
+        """Whether a request without a version is one of 2.0, by the option *unversioned*."""
         return self._unversioned is JSONRPC_2 and message.id is not UNSET
 
     def receive_batch(self, line: Line) -> tuple[list[Message], BatchReply] | None:
-        """Decode a line as a batch all whose members are messages; ``None`` where it is none.
+        """Decode a batch of messages; ``None`` if the line is not certainly one.
 
-        What is wrong with it, if it looked like one, `receive_unusual` says.
+        Errors are reported by `receive_unusual`.
         """
         if self._is_answered_in_order:
             return None
@@ -200,7 +200,7 @@ class Session(Generic[P]):
         return BatchReply(len(members), self._max_line_bytes)
 
     def receive_member(self, message: Message, reply: BatchReply) -> Event[P] | None:
-        """Say what a member of a batch means; what is no request is answered in *reply*."""
+        """Return the meaning of a member of a batch; what is no request is answered in *reply*."""
         if message.method is UNSET:
             event = self._receive_reply(message)
         else:
@@ -215,7 +215,7 @@ class Session(Generic[P]):
     def receive_unusual(
         self, line: Line, problem: BaseException
     ) -> Event[P] | list[Event[P]] | None:
-        """Say what a line means that is no single message as they commonly are.
+        """Return the meaning of a line that did not decode as a single message.
 
         Args:
             line: the line.
@@ -241,7 +241,7 @@ class Session(Generic[P]):
 
     @property
     def _most_members(self) -> int:
-        # The replies to a batch of ours may be more than we would take of requests.
+        # The replies to a batch of ours may outnumber the requests that we accept.
         return max(self._max_batch, len(self.pending))
 
     def _refusal_of(self, problem: NoMessageError) -> Refusal:
@@ -269,7 +269,7 @@ class Session(Generic[P]):
 
     def _receive_raw_member(self, member: Member, reply: BatchReply) -> Event[P] | None:
         if isinstance(member, NoMessageError):
-            # A batch is JSON-RPC 2.0, whatever its members look like.
+            # A batch is JSON-RPC 2.0, whatever its members are.
             member.dialect = JSONRPC_2
             reply.add(self._refusal_of(member).line)
             return None
@@ -281,10 +281,10 @@ class Session(Generic[P]):
     def _receive_reply(self, message: Message) -> Event[P] | None:
         reply_id = message.id
         error, result = message.error, message.result
-        # What their reader keeps in them may lead here, as a traceback does.
+        # The caller may keep them, for instance in a traceback, and so refer back to the message.
         message.error = message.result = UNSET
         if error is UNSET and result is not UNSET and type(reply_id) is int:
-            # The common case, without the questions below.
+            # The common case, without the checks below.
             pending = (
                 self.pending.pop(reply_id, None) if not self.dialect.answers_in_order else None
             )
@@ -316,7 +316,7 @@ class Session(Generic[P]):
                 return Failed(pending, InternalError(text))
             return Answered(pending, result)
         if reply_id is None and self.dialect.answers_notifications and message.jsonrpc is UNSET:
-            # To a notification, which has no reply by JSON-RPC 1.0, section 1.3: Go's servers have.
+            # The reply to a notification, against section 1.3 of JSON-RPC 1.0.
             return None
         if error is not UNSET and (reply_id is None or message.jsonrpc == "2.0"):
             return UnmatchedError(error_from_wire(error))
@@ -329,7 +329,7 @@ class Session(Generic[P]):
 
     @property
     def _is_answered_in_order(self) -> bool:
-        """Whether the next line of the peer is the reply to the oldest call, whatever it holds."""
+        """Whether the next line is the reply to the oldest call, whatever it contains."""
         return self.dialect.answers_in_order and bool(self._unanswered)
 
     def _was_issued(self, request_id: int) -> bool:
@@ -338,7 +338,7 @@ class Session(Generic[P]):
     # --- answers out ------------------------------------------------------------------------------
 
     def answer(self, request: Request, result: Any) -> bytes | None:
-        """Write a result; ``None`` where nothing is to be sent, or not yet.
+        """Return the encoded reply, or ``None`` for a notification or while members are pending.
 
         Raises:
             InternalError: the result has no JSON form. The request still waits for its answer.
@@ -351,7 +351,7 @@ class Session(Generic[P]):
         return line
 
     def refuse(self, request: Request, error: RPCError) -> bytes | None:
-        """Write an error; ``None`` where nothing is to be sent, or not yet. Never raises."""
+        """Return the encoded error, or ``None`` as for `answer`. Never raises."""
         if not request.expects_reply:
             return None
         line = request.dialect.encode_error(request.id, error)
@@ -374,7 +374,7 @@ class Session(Generic[P]):
             if is_result:
                 request.replaced_by = error
             if len(line) > limit:
-                # The id alone is that long.
+                # Even the id alone exceeds the limit.
                 line = request.dialect.encode_error(None, error)
         if batch is None:
             return line
@@ -384,8 +384,8 @@ class Session(Generic[P]):
     # --- calls out --------------------------------------------------------------------------------
 
     def register(self, request_id: int, pending: P) -> None:
-        """Register a call that is about to be sent."""
-        # Ids taken on several threads may be registered out of order.
+        """Register a call before it is sent."""
+        # Ids that were taken on several threads may be registered out of order.
         if self._first_id is None or request_id < self._first_id:
             self._first_id = request_id
         if request_id > self._last_id:
@@ -395,13 +395,13 @@ class Session(Generic[P]):
             self._unanswered.append(request_id)
 
     def discard(self, request_id: int, *, was_sent: bool) -> None:
-        """Drop a call that was given up; its reply, if it comes, is late."""
+        """Remove a cancelled call; its reply, if it comes, is late."""
         self.pending.pop(request_id, None)
         if not was_sent and self.dialect.answers_in_order:
             self._unanswered.remove(request_id)
 
     def take_all_pending(self) -> list[P]:
-        """Empty the table: the connection is gone, and nothing will be answered any more."""
+        """Remove and return all pending calls: the connection is gone."""
         taken = list(self.pending.values())
         self.pending.clear()
         self._unanswered.clear()

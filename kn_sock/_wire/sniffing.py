@@ -12,14 +12,14 @@ _HTTP_REQUEST: Final = re.compile(b"(%b) " % _HTTP_METHODS)
 # A record of TLS: a handshake (0x16) or an alert (0x15), then the major version.
 _TLS_RECORD: Final = re.compile(rb"[\x15\x16]\x03")
 
-# Enough of a connection's first bytes to tell what it speaks.
+# How many of a connection's first bytes are needed.
 FIRST_BYTES: Final = 8
 
 
 def other_protocol(start: bytes) -> str | None:
-    """Name the protocol that a connection's first bytes are of, if it is one that is known.
+    """Return the name of the protocol that these first bytes belong to, or ``None``.
 
-    No JSON begins as HTTP and TLS do.
+    No JSON document begins like HTTP or TLS.
     """
     if _TLS_RECORD.match(start):
         return "TLS"

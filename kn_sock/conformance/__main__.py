@@ -93,7 +93,7 @@ class Report:
         print(f"  left out  {title}: the server does not serve {lacking}")
 
     def add(self, finding: Finding) -> None:
-        """Tell what became of a case."""
+        """Print the outcome of a case."""
         if finding.problem is None:
             self.groups[-1]["agrees"].append(finding.case.title)
             if self._lists_all:

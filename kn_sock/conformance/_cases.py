@@ -211,14 +211,14 @@ _KINDS: Final[dict[str, Any]] = {
 
 
 def is_reply(pattern: Any, reply: Any) -> bool:
-    """Tell whether a reply is the one that is expected; the members of a batch in any order."""
+    """Whether a reply is the expected one; the members of a batch in any order."""
     if isinstance(pattern, list) and isinstance(reply, list):
         return are_replies(pattern, reply)
     return matches(pattern, reply)
 
 
 def are_replies(patterns: list[Any] | tuple[Any, ...], replies: list[Any]) -> bool:
-    """Tell whether these are the expected replies, in whatever order."""
+    """Whether these are the expected replies, in any order."""
     if not patterns:
         return not replies
     return len(patterns) == len(replies) and any(

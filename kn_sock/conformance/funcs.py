@@ -25,12 +25,12 @@ def add_up(*values: Any) -> Any:
 
 
 def get_data() -> list[Any]:
-    """Give ``["hello", 5]``."""
+    """Return ``["hello", 5]``."""
     return ["hello", 5]
 
 
 def echo(value: Any) -> Any:
-    """Give the argument back."""
+    """Return the argument."""
     return value
 
 
@@ -40,17 +40,17 @@ def length(value: Any) -> int:
 
 
 def repeat(text: str, times: int) -> str:
-    """Give a text several times over."""
+    """Return a text repeated."""
     return text * times
 
 
 def is_odd(value: int) -> bool:
-    """Tell whether a whole number, of any size, is odd."""
+    """Return whether an integer of any size is odd."""
     return value % 2 == 1
 
 
 def not_a_number() -> float:
-    """Give what JSON cannot say."""
+    """Return a value without a JSON form."""
     return float("nan")
 
 
