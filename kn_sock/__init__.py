@@ -31,7 +31,8 @@ from kn_sock.errors import (
     RemoteError,
     RPCError,
 )
-from kn_sock.methods.table import Method, MethodTable, in_reactor, in_thread
+from kn_sock.methods.signature import Method, in_reactor, in_thread
+from kn_sock.methods.table import MethodTable
 from kn_sock.options import ServerOptions
 from kn_sock.protocol import RPCProtocol
 from kn_sock.server import RPCServerFactory, RPCServerService

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kn_sock._calling.options import CallOptions
-from kn_sock._io.outbox import WriteCoalescer
-from kn_sock._serving.runner import Runner
 from kn_sock._wire.requests import RequestEncoder
-from kn_sock.connection import Intercepts
+
+if TYPE_CHECKING:
+    from kn_sock._io.outbox import WriteCoalescer
+    from kn_sock._serving.runner import Runner
+    from kn_sock.connection import Intercepts
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
@@ -22,19 +22,21 @@ from typing_extensions import Self
 from kn_sock._blocking.link import BlockingCall, BlockingConnection, ConnectionRef, FutureCall
 from kn_sock._blocking.reactor_thread import Outcome, ReactorThread, reactor_thread
 from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
-from kn_sock._client.credentials import CredentialsLike
 from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
-from kn_sock._client.failover import OnConnected
-from kn_sock._intercept.chain import Interceptor
 from kn_sock._server.listening import LISTEN_BACKLOG
 from kn_sock._serving.context import time_left
-from kn_sock._wire.dialects import DialectName
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
 from kn_sock.errors import ConnectionLost
-from kn_sock.methods.table import Functions
 from kn_sock.options import check_count
 from kn_sock.server import RPCServerService
+
+if TYPE_CHECKING:
+    from kn_sock._client.credentials import CredentialsLike
+    from kn_sock._client.failover import OnConnected
+    from kn_sock._intercept.chain import Interceptor
+    from kn_sock._wire.dialects import DialectName
+    from kn_sock.methods.table import Functions
 
 __all__ = ["RPCClient", "start_rpc_server"]
 

@@ -9,10 +9,10 @@ from weakref import ref
 from msgspec import Struct
 
 from kn_sock._serving.context import ServerCall, current
-from kn_sock._wire.events import Request
 
 if TYPE_CHECKING:
     from kn_sock._io.peer import PeerProcess
+    from kn_sock._wire.events import Request
     from kn_sock.connection import RPCConnection
 
 

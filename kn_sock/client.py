@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -12,13 +12,11 @@ from twisted.internet.protocol import Factory
 from typing_extensions import override
 
 from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
-from kn_sock._client.credentials import CredentialsLike
 from kn_sock._client.endpoints import EndpointLike, endpoints_for
 from kn_sock._client.failover import Connector, OnConnected
 from kn_sock._client.queue import RequestQueue
 from kn_sock._client.reconnector import Reconnector
 from kn_sock._intercept.batch import intercepting
-from kn_sock._intercept.chain import Interceptor
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._serving.runner import Runner
@@ -31,6 +29,10 @@ from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import ServerOptions, check_flag, options_from
 from kn_sock.protocol import RPCProtocol
+
+if TYPE_CHECKING:
+    from kn_sock._client.credentials import CredentialsLike
+    from kn_sock._intercept.chain import Interceptor
 
 __all__ = ["RPCClientService", "connect"]
 

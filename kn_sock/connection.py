@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
 from kn_sock._calling.options import Batch, BatchEntry, CallOptions, Remote, check_method
 from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._serving.context import time_left
-from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import CallCancelled, CallTimeout
+
+if TYPE_CHECKING:
+    from kn_sock._wire.requests import RequestEncoder
 
 __all__ = ["RPCConnection"]
 

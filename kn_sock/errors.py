@@ -13,8 +13,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from kn_sock._display import safe_repr
-
 __all__ = [
     "CallCancelled",
     "CallTimeout",
@@ -300,34 +298,11 @@ def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
     return RPCError(code, message, data)
 
 
-def error_from_wire(error: Any) -> RPCError:
-    """Build an exception from whatever a peer put into ``error``.
-
-    An object is taken as JSON-RPC 2.0's; a string, as JSON-RPC 1.0's and kn-sock 0.3's, is the text
-    of what the function raised; anything else is shown as it is.
-    """
-    if isinstance(error, str):
-        return RemoteError(error)
-    if not isinstance(error, Mapping):
-        return RPCError(
-            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {safe_repr(error)}", error
-        )
-    code = error.get("code")
-    message = error.get("message")
-    data = error.get("data")
-    if type(code) is not int:
-        code = ErrorCode.FUNCTION_RAISED
-    if not isinstance(message, str):
-        message = f"the peer answered with an error without a message: {safe_repr(dict(error))}"
-    return rpc_error(int(code), message, data)
-
-
 def describe_exception(exception: BaseException) -> RPCError:
-    """Say what a function raised as the error that its caller gets.
+    """Return the error that the caller of a function gets for an exception.
 
-    An `RPCError` is the function's own choice and passes as it is. Anything else becomes -32000
-    with the exception's text, or its type's name where it has none, and the builtin type it derives
-    from.
+    An `RPCError` is returned as it is. Any other exception becomes -32000 with its text, or its
+    type's name if it has none, and the builtin type that it derives from.
     """
     if isinstance(exception, RPCError):
         return exception

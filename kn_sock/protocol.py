@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import Any, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted
@@ -40,19 +40,21 @@ from kn_sock._io.sending import (
 )
 from kn_sock._io.tls import tls_problem
 from kn_sock._io.watchdogs import IdleWatchdog, SendWatchdog
-from kn_sock._observe.reports import ConnectionReport
 from kn_sock._serving.dispatcher import Dispatcher
 from kn_sock._serving.fastpath import FAST
-from kn_sock._settings import ConnectionContext
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.documents import DocumentFramer
-from kn_sock._wire.events import Request
 from kn_sock._wire.framing import Framer, LineFramer
 from kn_sock._wire.session import Session
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
-from kn_sock.methods.table import Method
 from kn_sock.options import DRAIN_TIMEOUT, Framing
+
+if TYPE_CHECKING:
+    from kn_sock._observe.reports import ConnectionReport
+    from kn_sock._settings import ConnectionContext
+    from kn_sock._wire.events import Request
+    from kn_sock.methods.signature import Method
 
 __all__ = ["RPCProtocol"]
 

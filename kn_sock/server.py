@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.cred.portal import Portal
@@ -26,7 +26,6 @@ from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._io.peer import address_text
 from kn_sock._observe.setup import reports_for, stats_methods
-from kn_sock._observe.stats import Stats
 from kn_sock._server.listening import ExposureWarning, as_os_error, endpoint_for, kind_of
 from kn_sock._server.login import LoginGuard
 from kn_sock._server.refusing import OverLimitProtocol
@@ -40,6 +39,9 @@ from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import ServerOptions, options_from
 from kn_sock.protocol import RPCProtocol
+
+if TYPE_CHECKING:
+    from kn_sock._observe.stats import Stats
 
 __all__ = ["RPCServerFactory", "RPCServerService"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -36,10 +36,12 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kn_sock.client import connect
-from kn_sock.connection import RPCConnection
-from kn_sock.methods.table import Functions
-from kn_sock.protocol import RPCProtocol
 from kn_sock.server import RPCServerFactory
+
+if TYPE_CHECKING:
+    from kn_sock.connection import RPCConnection
+    from kn_sock.methods.table import Functions
+    from kn_sock.protocol import RPCProtocol
 
 __all__ = [
     "ManualExecutor",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kn_sock import errors
+from kn_sock._wire.decoding import error_from_wire
 from kn_sock.errors import (
     CallCancelled,
     CallTimeout,
@@ -27,7 +28,6 @@ from kn_sock.errors import (
     RemoteError,
     RPCError,
     describe_exception,
-    error_from_wire,
     rpc_error,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from contextvars import copy_context
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -13,17 +13,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._blocking.future import CallFuture
-from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
-from kn_sock._calling.options import CallOptions
 from kn_sock._calling.pending import ClientCall, Resend
-from kn_sock._client.credentials import CredentialsLike
 from kn_sock._client.failover import Connector, OnConnected
 from kn_sock._client.queue import RequestQueue
 from kn_sock._client.reconnector import Reconnector
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
 from kn_sock.options import check_flag
-from kn_sock.protocol import RPCProtocol
+
+if TYPE_CHECKING:
+    from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
+    from kn_sock._calling.options import CallOptions
+    from kn_sock._client.credentials import CredentialsLike
+    from kn_sock.protocol import RPCProtocol
 
 log = Logger()
 

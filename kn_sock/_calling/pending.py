@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import groupby
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from kn_sock._io.deadlines import Deadlines
-from kn_sock._io.outbox import Outbox
-from kn_sock._wire.session import Session
 from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
 from kn_sock.options import MAX_PENDING
+
+if TYPE_CHECKING:
+    from kn_sock._io.outbox import Outbox
+    from kn_sock._wire.session import Session
 
 log = Logger()
 

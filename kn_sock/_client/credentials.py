@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from kn_sock.connection import RPCConnection
 from kn_sock.errors import MethodNotFound, RPCError, rpc_error
+
+if TYPE_CHECKING:
+    from kn_sock.connection import RPCConnection
 
 #: What ``credentials=`` takes: a name and a password, or a token.
 CredentialsLike: TypeAlias = "tuple[str, str] | str"

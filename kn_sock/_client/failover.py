@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
@@ -14,7 +14,9 @@ from kn_sock._io.tls import handshake_problem
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ConnectFailed, ConnectionLost, LoginFailed, RPCError
 from kn_sock.options import check_seconds
-from kn_sock.protocol import RPCProtocol
+
+if TYPE_CHECKING:
+    from kn_sock.protocol import RPCProtocol
 
 #: Called with a new connection, before anything else uses it; may give a Deferred or a coroutine.
 OnConnected: TypeAlias = Callable[[RPCConnection], object]

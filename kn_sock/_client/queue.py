@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from kn_sock._calling.pending import ClientCall, Resend, UnfinishedWrite
-from kn_sock._wire.requests import RequestEncoder
 from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.options import MAX_PENDING
-from kn_sock.protocol import RPCProtocol
+
+if TYPE_CHECKING:
+    from kn_sock._calling.pending import ClientCall, Resend, UnfinishedWrite
+    from kn_sock._wire.requests import RequestEncoder
+    from kn_sock.protocol import RPCProtocol
 
 
 class _Waiting:

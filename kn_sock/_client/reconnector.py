@@ -7,6 +7,7 @@ one endpoint, and has nothing for a connection that is lost while it is being pr
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,7 +17,9 @@ from twisted.python.failure import Failure
 
 from kn_sock.errors import LoginFailed
 from kn_sock.options import check_seconds
-from kn_sock.protocol import RPCProtocol
+
+if TYPE_CHECKING:
+    from kn_sock.protocol import RPCProtocol
 
 log = Logger()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -14,10 +14,12 @@ from twisted.python.failure import Failure
 from kn_sock._calling.options import BatchEntry, CallOptions, check_method
 from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._intercept.calls import InterceptedCalls, OutgoingCall, send_alone
-from kn_sock._intercept.chain import Interceptor
 from kn_sock._serving.context import time_left
 from kn_sock.connection import Channel, DeferredCallCancelled
 from kn_sock.errors import CallTimeout
+
+if TYPE_CHECKING:
+    from kn_sock._intercept.chain import Interceptor
 
 log = Logger()
 

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from msgspec import UNSET
@@ -15,14 +15,16 @@ from typing_extensions import override
 
 from kn_sock._intercept.chain import around, as_deferred
 from kn_sock._serving.context import ServerCall, current, run_as
-from kn_sock._serving.dispatcher import Dispatcher
 from kn_sock._serving.execution import is_awaitable
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
-from kn_sock._serving.threads import ConnectionQueue
-from kn_sock._wire.events import Request
 from kn_sock.calls import ServedCall, show
 from kn_sock.errors import InvalidParams, RPCError
-from kn_sock.methods.table import LOGIN_METHOD, Method
+from kn_sock.methods.signature import LOGIN_METHOD, Method
+
+if TYPE_CHECKING:
+    from kn_sock._serving.dispatcher import Dispatcher
+    from kn_sock._serving.threads import ConnectionQueue
+    from kn_sock._wire.events import Request
 
 
 class _Served(ServerCall, gc=True):

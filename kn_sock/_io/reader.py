@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from typing_extensions import override
 
-from kn_sock._calling.pending import ClientCall, Outgoing
-from kn_sock._io.outbox import Outbox
-from kn_sock._io.watchdogs import IdleWatchdog
-from kn_sock._serving.dispatcher import Dispatcher
-from kn_sock._settings import ConnectionContext
 from kn_sock._wire.decoding import LONG_BYTES, UNREADABLE, decode_long, decode_message
 from kn_sock._wire.events import (
     Answered,
@@ -32,9 +27,16 @@ from kn_sock._wire.events import (
     UnmatchedError,
 )
 from kn_sock._wire.framing import Framer, Line, OverlongLine
-from kn_sock._wire.messages import Message
-from kn_sock._wire.session import Session
 from kn_sock._wire.sniffing import FIRST_BYTES, other_protocol
+
+if TYPE_CHECKING:
+    from kn_sock._calling.pending import ClientCall, Outgoing
+    from kn_sock._io.outbox import Outbox
+    from kn_sock._io.watchdogs import IdleWatchdog
+    from kn_sock._serving.dispatcher import Dispatcher
+    from kn_sock._settings import ConnectionContext
+    from kn_sock._wire.messages import Message
+    from kn_sock._wire.session import Session
 
 log = Logger()
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger, LogLevel
 
 from kn_sock._display import escape_surrogates, safe_repr, truncate
-from kn_sock._observe.access_log import AccessLog
 from kn_sock._observe.stats import LOST, OK, UNKNOWN, Stats, outcome_of
-from kn_sock._wire.events import Request
 from kn_sock.errors import ErrorCode, RPCError, describe_exception
+
+if TYPE_CHECKING:
+    from kn_sock._observe.access_log import AccessLog
+    from kn_sock._wire.events import Request
 
 log = Logger()
 

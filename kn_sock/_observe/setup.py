@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kn_sock._observe.access_log import open_access_log
 from kn_sock._observe.reports import Reports
 from kn_sock._observe.stats import Stats
-from kn_sock.methods.table import Method, in_reactor
-from kn_sock.options import ServerOptions
+from kn_sock.methods.signature import Method, in_reactor
+
+if TYPE_CHECKING:
+    from kn_sock.options import ServerOptions
 
 
 def reports_for(options: ServerOptions) -> Reports:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.cred.error import LoginFailed as CredLoginFailed
 from twisted.cred.error import Unauthorized
@@ -22,7 +22,6 @@ from zope.interface import implementer
 
 from kn_sock._display import safe_repr, truncate
 from kn_sock._version import __version__
-from kn_sock._wire.events import Request
 from kn_sock.auth import (
     EVERYTHING,
     IMethods,
@@ -35,8 +34,11 @@ from kn_sock.auth import (
 from kn_sock.calls import current_call
 from kn_sock.errors import InvalidParams, InvalidRequest, NotAuthenticated, RPCError
 from kn_sock.methods.discovery import standard_methods
-from kn_sock.methods.table import LOGIN_METHOD, Method, in_reactor
-from kn_sock.protocol import RPCProtocol
+from kn_sock.methods.signature import LOGIN_METHOD, Method, in_reactor
+
+if TYPE_CHECKING:
+    from kn_sock._wire.events import Request
+    from kn_sock.protocol import RPCProtocol
 
 log = Logger()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sized
-from typing import Any
+from collections.abc import Callable, Mapping, Sized
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock._wire.events import Refusal, Request, id_key
 from kn_sock.errors import ErrorCode, RPCError
-from kn_sock.options import ServerOptions
+
+if TYPE_CHECKING:
+    from kn_sock.methods.signature import Method
+    from kn_sock.options import ServerOptions
 
 _BUSY = RPCError(
     ErrorCode.SERVER_BUSY, "too many calls are under way on this connection; try again later"
@@ -17,6 +20,17 @@ _BUSY = RPCError(
 _DRAINING = RPCError(
     ErrorCode.SERVER_BUSY, "the server is stopping and takes no new calls; nothing was run"
 )
+
+
+#: The methods that may be called by the fast path, while it may not be taken.
+NO_METHODS: Final[Mapping[str, Method]] = {}
+
+
+class Path(NamedTuple):
+    """A way to serve what one read brought, and to answer calls that have ended in threads."""
+
+    serve: Callable[..., None]
+    deliver: Callable[..., None]
 
 
 def may_bypass(options: ServerOptions, admission: Admission | None) -> bool:

@@ -8,24 +8,26 @@ a call ends. `fastpath` does the same for common requests, in one loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
-from kn_sock._io.outbox import Outbox
-from kn_sock._serving.admission import Admission, may_bypass
+from kn_sock._serving.admission import NO_METHODS, Admission, Path, may_bypass
 from kn_sock._serving.context import ServerCall, current
 from kn_sock._serving.execution import Execution
 from kn_sock._serving.refusals import too_late
 from kn_sock._serving.replies import Connection, EndedConnection, Replies
 from kn_sock._serving.runner import CANCELLED, Runner
 from kn_sock._serving.time_limits import TimeLimits
-from kn_sock._wire.batches import BatchReply
 from kn_sock._wire.events import Refusal, Request, id_key
-from kn_sock._wire.messages import Message
-from kn_sock._wire.session import Session
-from kn_sock.errors import RPCError
-from kn_sock.methods.table import Method
+
+if TYPE_CHECKING:
+    from kn_sock._io.outbox import Outbox
+    from kn_sock._wire.batches import BatchReply
+    from kn_sock._wire.messages import Message
+    from kn_sock._wire.session import Session
+    from kn_sock.errors import RPCError
+    from kn_sock.methods.signature import Method
 
 log = Logger()
 
@@ -34,16 +36,6 @@ reset_current = current.reset
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN_TYPES: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
-
-#: The methods that may be called by the fast path, while it may not be taken.
-NO_METHODS: Final[Mapping[str, Method]] = {}
-
-
-class Path(NamedTuple):
-    """A way to serve what one read brought, and to answer calls that have ended in threads."""
-
-    serve: Callable[..., None]
-    deliver: Callable[..., None]
 
 
 class Dispatcher:

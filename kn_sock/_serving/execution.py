@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import ReferenceType, ref
 
 from msgspec import UNSET
@@ -15,12 +15,14 @@ from twisted.python.failure import Failure
 from kn_sock._observe.stats import outcome_of
 from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
-from kn_sock._serving.replies import Connection, Replies
 from kn_sock._serving.runner import CANCELLED, Runner
-from kn_sock._serving.threads import ConnectionQueue
 from kn_sock._wire.events import Request, id_key
 from kn_sock.errors import ErrorCode, InvalidParams, RPCError
-from kn_sock.methods.table import Method
+
+if TYPE_CHECKING:
+    from kn_sock._serving.replies import Connection, Replies
+    from kn_sock._serving.threads import ConnectionQueue
+    from kn_sock.methods.signature import Method
 
 log = Logger()
 

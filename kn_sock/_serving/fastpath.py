@@ -8,17 +8,20 @@ result is finished by the dispatcher. This is the hot path: measure every change
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
+from kn_sock._serving.admission import NO_METHODS, Path
 from kn_sock._serving.context import ServerCall, current
-from kn_sock._serving.dispatcher import NO_METHODS, Dispatcher, Path
-from kn_sock._wire.batches import BatchReply
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.encoding import LEAST_INT, MOST_INT, Success, is_plain
 from kn_sock._wire.events import Request
-from kn_sock._wire.messages import Message
+
+if TYPE_CHECKING:
+    from kn_sock._serving.dispatcher import Dispatcher
+    from kn_sock._wire.batches import BatchReply
+    from kn_sock._wire.messages import Message
 
 set_current = current.set
 reset_current = current.reset

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from kn_sock._io.outbox import Outbox
 from kn_sock._observe.reports import CallReports
 from kn_sock._observe.stats import EXIT
-from kn_sock._serving.runner import Runner
-from kn_sock._wire.batches import BatchReply
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.encoding import Success, is_plain
-from kn_sock._wire.events import Request
-from kn_sock._wire.session import Session
 from kn_sock.errors import ErrorCode, InternalError, RPCError
-from kn_sock.methods.table import Method
+
+if TYPE_CHECKING:
+    from kn_sock._io.outbox import Outbox
+    from kn_sock._serving.runner import Runner
+    from kn_sock._wire.batches import BatchReply
+    from kn_sock._wire.events import Request
+    from kn_sock._wire.session import Session
+    from kn_sock.methods.signature import Method
 
 # How many of the longest lines may wait for a peer that does not read.
 _UNREAD_LINES: Final = 16

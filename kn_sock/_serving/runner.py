@@ -5,19 +5,21 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.reports import Reports, traceback_of
-from kn_sock._serving.context import ServerCall
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, Job, Submits, WorkerPool
 from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
-from kn_sock.methods.table import Method
-from kn_sock.options import ServerOptions
+
+if TYPE_CHECKING:
+    from kn_sock._io.outbox import WriteCoalescer
+    from kn_sock._serving.context import ServerCall
+    from kn_sock.methods.signature import Method
+    from kn_sock.options import ServerOptions
 
 log = Logger()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
 
 from kn_sock._io.deadlines import Deadlines
-from kn_sock._serving.context import ServerCall
-from kn_sock._wire.events import Request
+
+if TYPE_CHECKING:
+    from kn_sock._serving.context import ServerCall
+    from kn_sock._wire.events import Request
 
 _numbers = itertools.count(1)
 

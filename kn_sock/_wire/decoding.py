@@ -10,15 +10,14 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from kn_sock._display import safe_repr
 from kn_sock._wire.dialects import JSONRPC_2, Dialect, dialect_of
-from kn_sock._wire.framing import Line
 from kn_sock._wire.messages import Message, RequestId
 from kn_sock._wire.quirks import (
     collection_paused,
@@ -27,7 +26,10 @@ from kn_sock._wire.quirks import (
     may_be_lone_surrogate,
     may_overflow,
 )
-from kn_sock.errors import InvalidRequest, ParseError, RPCError
+from kn_sock.errors import ErrorCode, InvalidRequest, ParseError, RemoteError, RPCError, rpc_error
+
+if TYPE_CHECKING:
+    from kn_sock._wire.framing import Line
 
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -288,3 +290,36 @@ def _is_utf8(value: object) -> bool:
         except UnicodeEncodeError:
             return False
     return True
+
+
+def error_from_wire(error: Any) -> RPCError:
+    """Return the exception for the ``error`` member of a reply.
+
+    An object is an error object of JSON-RPC 2.0. A string is the text of a remote exception, as in
+    JSON-RPC 1.0 and kn-sock 0.3. Anything else is shown as it is.
+    """
+    if isinstance(error, str):
+        return RemoteError(error)
+    if not isinstance(error, Mapping):
+        return RPCError(
+            ErrorCode.FUNCTION_RAISED, f"the peer answered with the error {safe_repr(error)}", error
+        )
+    code = error.get("code")
+    message = error.get("message")
+    data = error.get("data")
+    if type(code) is not int:
+        code = ErrorCode.FUNCTION_RAISED
+    if not isinstance(message, str):
+        message = f"the peer answered with an error without a message: {safe_repr(dict(error))}"
+    return rpc_error(int(code), message, data)
+
+
+def time_limit_of(timeout: Any) -> float | None:
+    """Return the seconds that a caller waits; ``None`` if the member is not a number."""
+    if type(timeout) not in (int, float):
+        return None
+    try:
+        return float(timeout)
+    except OverflowError:
+        # Longer than any clock counts.
+        return None

@@ -6,7 +6,7 @@ A dialect is one object. A new one is a class and a line in `DIALECTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 from typing_extensions import override
@@ -20,8 +20,10 @@ from kn_sock._wire.encoding import (
     encode_reply,
     text_of,
 )
-from kn_sock._wire.messages import RequestId
 from kn_sock.errors import RPCError
+
+if TYPE_CHECKING:
+    from kn_sock._wire.messages import RequestId
 
 DialectName: TypeAlias = Literal["2.0", "1.0", "kn-sock"]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Raw, Struct, UnsetType
 
-from kn_sock._wire.batches import BatchReply
-from kn_sock._wire.dialects import Dialect
-from kn_sock._wire.messages import RequestId
-from kn_sock.errors import RPCError
+if TYPE_CHECKING:
+    from kn_sock._wire.batches import BatchReply
+    from kn_sock._wire.dialects import Dialect
+    from kn_sock._wire.messages import RequestId
+    from kn_sock.errors import RPCError
 
 # Whatever the caller registered with a call, to find again when the reply comes.
 P = TypeVar("P")

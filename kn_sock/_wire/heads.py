@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
 from kn_sock._wire.dialects import JSONRPC_1, JSONRPC_2, Dialect
-from kn_sock._wire.messages import RequestId
+
+if TYPE_CHECKING:
+    from kn_sock._wire.messages import RequestId
 
 _scan_value = json.JSONDecoder().raw_decode
 

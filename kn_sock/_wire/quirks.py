@@ -16,11 +16,12 @@ import re
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kn_sock._wire.framing import Line
+if TYPE_CHECKING:
+    from kn_sock._wire.framing import Line
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sized
-from typing import Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import UNSET, UnsetType
 
@@ -25,6 +25,8 @@ from kn_sock._wire.decoding import (
     decode_long,
     decode_message,
     decode_unusual,
+    error_from_wire,
+    time_limit_of,
 )
 from kn_sock._wire.dialects import JSONRPC_1, JSONRPC_2, KN_SOCK, Dialect
 from kn_sock._wire.encoding import reply_too_long
@@ -41,9 +43,11 @@ from kn_sock._wire.events import (
 )
 from kn_sock._wire.framing import PREFIX_BYTES, Line, OverlongLine
 from kn_sock._wire.heads import NO_HEAD, Head, read_head
-from kn_sock._wire.messages import Message, RequestId
 from kn_sock._wire.requests import RequestEncoder
-from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError, error_from_wire
+from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError
+
+if TYPE_CHECKING:
+    from kn_sock._wire.messages import Message, RequestId
 
 # If the dialect has ids.
 _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
@@ -52,17 +56,6 @@ _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
 def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
     known = None if request_id is UNSET else request_id
     return Refusal(JSONRPC_2.encode_error(known, InvalidRequest(text)))
-
-
-def _seconds(timeout: Any) -> float | None:
-    """Read the time that a caller waits; what is no such thing is not ours, and ignored."""
-    if type(timeout) not in (int, float):
-        return None
-    try:
-        return float(timeout)
-    except OverflowError:
-        # Longer than any clock counts.
-        return None
 
 
 class Session(Generic[P]):
@@ -79,7 +72,6 @@ class Session(Generic[P]):
     _last_id = 0
     # Without ids, replies come in the order of the requests.
     _unanswered = _NONE_IN_ORDER
-    #: Replies to calls that had ended.
     late_replies = 0
 
     def __init__(
@@ -178,7 +170,7 @@ class Session(Generic[P]):
             expects_reply,
             batch if expects_reply else None,
             None,
-            _seconds(message.timeout),
+            time_limit_of(message.timeout),
             message.traceparent if isinstance(message.traceparent, str) else None,
         )
 
@@ -241,7 +233,7 @@ class Session(Generic[P]):
 
     @property
     def _most_members(self) -> int:
-        # The replies to a batch of ours may outnumber the requests that we accept.
+        # Replies to a batch of ours may outnumber the requests that we accept.
         return max(self._max_batch, len(self.pending))
 
     def _refusal_of(self, problem: NoMessageError) -> Refusal:

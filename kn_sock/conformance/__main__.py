@@ -11,9 +11,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from kn_sock import ConnectFailed
 from kn_sock._client.endpoints import endpoint_for
 from kn_sock.conformance import FUNCS, Examiner, Finding, Group, read_groups
+from kn_sock.errors import ConnectFailed
 
 # As many characters of a line are shown.
 _SHOWN = 300

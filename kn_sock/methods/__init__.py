@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from kn_sock.methods.table import (
-    Functions,
-    Method,
-    MethodTable,
-    in_reactor,
-    in_thread,
-)
+from kn_sock.methods.signature import Method, in_reactor, in_thread
+from kn_sock.methods.table import Functions, MethodTable
 
 __all__ = ["Functions", "Method", "MethodTable", "in_reactor", "in_thread"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import typing
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
+
+if typing.TYPE_CHECKING:
+    import inspect
 
 # Exact values of these pass without a question asked.
 _PLAIN_TYPES: Final = frozenset({int, float, str, bool})

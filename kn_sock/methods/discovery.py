@@ -7,13 +7,15 @@ document is OpenRPC 1.3's.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kn_sock.methods.conversion import is_convertible
-from kn_sock.methods.table import Method, in_reactor
+from kn_sock.methods.signature import Method, in_reactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 def standard_methods(methods: Mapping[str, Method], version: str) -> dict[str, Method]:

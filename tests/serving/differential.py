@@ -33,7 +33,8 @@ from kn_sock import (
     in_reactor,
 )
 from kn_sock import protocol as choosing
-from kn_sock._serving.dispatcher import ORDINARY, Path
+from kn_sock._serving.admission import Path
+from kn_sock._serving.dispatcher import ORDINARY
 from kn_sock._serving.fastpath import FAST
 from kn_sock.auth import MethodsRealm, TokenChecker
 from kn_sock.testing import ManualExecutor, MemoryNetwork, MemoryTransport

@@ -25,7 +25,12 @@ class KeptError(Exception):
 def kept() -> Iterator[weakref.WeakSet[KeptError]]:
     """Those that are still there."""
     errors: weakref.WeakSet[KeptError] = weakref.WeakSet()
-    yield errors
+    # It must not be collected before the test has looked.
+    gc.disable()
+    try:
+        yield errors
+    finally:
+        gc.enable()
     gc.collect()
     assert not errors
 
