@@ -34,7 +34,7 @@ class Call(Struct, eq=False, weakref=True):
 
     @property
     def _request(self) -> Request:
-        return self._served.request
+        return self._served.own_request()
 
     @property
     def method(self) -> str:

@@ -26,40 +26,40 @@ class ServerCall(Struct, eq=False, gc=False):
 
     # To the protocol.
     connection: ReferenceType[Any]
-    # What came for it; where that was common, it is made when it is asked for: see `request`.
-    asked: Request | None
+    # Its request; for a common one, made when it is first needed: see `own_request`.
+    request: Request | None
     method: str
-    # The id by which it is found among those that are under way; None where it is found by itself.
+    # Its id among the calls in flight; None if it is found by itself.
     key: Any = None
-    # When a common one was read; None where it has ended by the end of that read.
+    # When a common one was read; None if it ended during that read.
     since: float | None = None
-    # Whether nothing but its result is needed to answer it: see `_common`.
+    # Whether its result is enough to answer it: see `fastpath`.
     is_common: bool = False
-    # Whether a thread has it, or is to have it.
+    # Whether it runs in a thread, or waits for one.
     is_in_thread: bool = False
-    # What a thread is to run.
+    # The function that a thread runs.
     function: Callable[..., Any] | None = None
     args: Sequence[Any] | None = None
     kwargs: Mapping[str, Any] | None = None
-    # What came of that.
+    # The outcome.
     result: Any = None
     error: BaseException | None = None
     cancelled: bool = False
-    # Whether its caller has been told something already: that it took too long.
+    # Whether it was answered already, as its deadline has passed.
     is_answered: bool = False
-    # Whether the method has ended. What it left running has time of its own.
+    # Whether the method has ended. Work that it left running is not bound by the deadline.
     is_over: bool = False
-    # To the `Call` that a method has asked for.
+    # To the `Call` that the method has asked for.
     call_ref: ReferenceType[Any] | None = None
 
-    @property
-    def request(self) -> Request:
-        """What came. Of a common request nobody asks for it, but to refuse or to report it."""
-        asked = self.asked
-        if asked is None:
-            asked = Request(self.key, self.method, UNSET, UNSET, JSONRPC_2, True, None, self.since)
-            self.asked = asked
-        return asked
+    def own_request(self) -> Request:
+        """Return the request. Of a common one it is made here, to refuse or to report it."""
+        request = self.request
+        if request is None:
+            request = self.request = Request(
+                self.key, self.method, UNSET, UNSET, JSONRPC_2, True, None, self.since
+            )
+        return request
 
     def is_kept_by_thread(self, lane: Any) -> bool:
         """Whether it ends only when the thread that has it does; interceptors wait for that."""
@@ -100,9 +100,9 @@ def time_left(timeout: float | None) -> float | None:
     Reactor: any thread.
     """
     served = current.get(None)
-    if served is None or served.is_over or served.asked is None:
+    if served is None or served.is_over or served.request is None:
         return timeout
-    deadline, protocol = served.asked.deadline, served.connection()
+    deadline, protocol = served.request.deadline, served.connection()
     if deadline is None or protocol is None:
         return timeout
     remaining: float = deadline - protocol.reactor.seconds()

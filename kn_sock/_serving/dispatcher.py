@@ -203,7 +203,7 @@ class Dispatcher:
             return
         # Answered now; a later result is discarded. A job that could not be taken back was begun.
         was_begun = is_in_thread or call.has_begun(self.calls.lane)
-        self.replies.refuse(call.request, too_late(maybe_executed=was_begun))
+        self.replies.refuse(call.own_request(), too_late(maybe_executed=was_begun))
         call.is_answered = True
         self.calls.cancel(call)
         if self._has_waiting:
@@ -321,7 +321,7 @@ class Dispatcher:
         self.is_over = self.replies.is_over = True
         self._update_fast_path()
         running = list(self.calls.running.values())
-        begun = [call.request for call in running if not call.is_answered]
+        begun = [call.own_request() for call in running if not call.is_answered]
         waiting = self._waiting
         if begun or waiting or self.replies.has_reports:
             self.replies.reports.end([*begun, *waiting])

@@ -125,10 +125,10 @@ class Execution:
         """End a call whose function has returned or raised on the reactor."""
         if raised is not None:
             call.is_over = True
-            self.replies.refuse(call.request, self.runner.error_of(call, raised), raised)
+            self.replies.refuse(call.own_request(), self.runner.error_of(call, raised), raised)
         elif type(result) in _PLAIN_TYPES:
             call.is_over = True
-            self.replies.answer(call.request, result)
+            self.replies.answer(call.request or call.own_request(), result)
         else:
             self.answer_later(call, result)
 
@@ -140,7 +140,7 @@ class Execution:
             return method.bind(params, None)
         except InvalidParams as error:
             call = ServerCall(self.connection_ref or self.own_ref(), request, method.name, key)
-            self.replies.refuse(call.request, error)
+            self.replies.refuse(call.own_request(), error)
             return None
 
     def _refuse_absent(self, request: Request) -> None:
@@ -169,7 +169,7 @@ class Execution:
         """Run a method in a thread."""
         call.function, call.args, call.kwargs = method.function, tuple(args), kwargs
         # Made now: the thread may ask for it, too.
-        call.request  # noqa: B018
+        call.own_request()
         try:
             self.runner.submit(call, self.lane or self.own_lane())
         except RuntimeError as problem:
@@ -181,7 +181,7 @@ class Execution:
     def refuse_without_thread(self, call: ServerCall, problem: RuntimeError) -> None:
         """Answer a call for which no thread can be had."""
         call.forget_function()
-        self.replies.refuse(call.request, no_thread(problem))
+        self.replies.refuse(call.own_request(), no_thread(problem))
 
     def own_lane(self) -> ConnectionQueue:
         """Return the place among the connections that wait for threads; most never need one."""
@@ -229,7 +229,7 @@ class Execution:
             deferred = run_as(call, Deferred.fromCoroutine, (coroutine,), None)
         else:
             call.is_over = True
-            self.replies.answer(call.request, result)
+            self.replies.answer(call.own_request(), result)
             return
         call.is_in_thread = False
         if self._awaited is None:
@@ -248,7 +248,7 @@ class Execution:
         self._end_call(call, None, cast(BaseException, failure.value))
 
     def _begun(self, call: ServerCall) -> None:
-        request, running = call.request, self.running
+        request, running = call.own_request(), self.running
         key = id_key(request.id)
         # A call may be here a second time, now that what its function returned is awaited.
         if key is None or call in running or running.get(key, call) is not call:
@@ -268,9 +268,9 @@ class Execution:
                     # It may ask the process to exit.
                     self.runner.error_of(call, error)
             elif error is not None:
-                self.replies.refuse(call.request, self.runner.error_of(call, error), error)
+                self.replies.refuse(call.own_request(), self.runner.error_of(call, error), error)
             else:
-                self.replies.answer(call.request, result)
+                self.replies.answer(call.own_request(), result)
         finally:
             self._settled(call)
 
@@ -302,7 +302,7 @@ class Execution:
         if not self.own_lane().withdraw(call):
             return False
         call.forget_function()
-        self.replies.refuse(call.request, error)
+        self.replies.refuse(call.own_request(), error)
         self._settled(call)
         return True
 

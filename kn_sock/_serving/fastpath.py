@@ -117,7 +117,7 @@ def serve(
             outbox.begin()
         replies.append(Success("2.0", key, result))
         if records is not None:
-            records.ended(call.request)
+            records.ended(call.own_request())
     # A traceback that keeps this frame must not keep the messages.
     del messages[:]
     message = None  # type: ignore[assignment]
@@ -149,7 +149,7 @@ def deliver(dispatcher: Dispatcher) -> None:
             outbox.begin()
         replies.append(Success("2.0", call.key, result))
         if records is not None:
-            records.ended(call.request)
+            records.ended(call.own_request())
         if dispatcher.fast_methods is NO_METHODS or dispatcher.tells_when_idle:
             dispatcher.proceed()
 

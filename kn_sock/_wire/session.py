@@ -170,7 +170,7 @@ class Session(Generic[P]):
             expects_reply,
             batch if expects_reply else None,
             None,
-            time_limit_of(message.timeout),
+            None if message.timeout is UNSET else time_limit_of(message.timeout),
             message.traceparent if isinstance(message.traceparent, str) else None,
         )
 
