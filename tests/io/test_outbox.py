@@ -21,6 +21,31 @@ class FakeTransport:
         self.on_write()
 
 
+class World(Outbox):
+    """An outbox, with the reactor, the transport and the turn that it depends on."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.turn = WriteCoalescer(self.clock)
+        self.transport = FakeTransport()
+        super().__init__(self.transport.write, self.turn)
+
+    def end_turn(self) -> list[bytes]:
+        """End the reactor's turn, and return all that was written so far."""
+        self.clock.advance(0)
+        return self.transport.pieces
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the reactor has nothing to do."""
+        return not self.clock.getDelayedCalls()
+
+
+@pytest.fixture
+def outbox() -> World:
+    return World()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -31,44 +56,67 @@ def turn(clock: Clock) -> WriteCoalescer:
     return WriteCoalescer(clock)
 
 
-@pytest.fixture
-def transport() -> FakeTransport:
-    return FakeTransport()
+# Each step, the pieces that it writes, and how many timers run after it.
+SCRIPTS: dict[str, list[tuple[str, list[str], int]]] = {
+    "at the end of the turn, in one piece": [
+        ("put one", [], 1),
+        ("put two", [], 1),
+        ("put three", [], 1),
+        ("turn", ["one two three"], 0),
+    ],
+    "again in a later turn": [
+        ("put one", [], 1),
+        ("turn", ["one"], 0),
+        ("put two", [], 1),
+        ("turn", ["two"], 0),
+    ],
+    "a held turn when it is released": [
+        ("hold", [], 0),
+        ("put one", [], 0),
+        ("put two", [], 0),
+        ("release", ["one two"], 0),
+    ],
+    "by the outermost release alone": [
+        ("hold", [], 0),
+        ("hold", [], 0),
+        ("put one", [], 0),
+        ("release", [], 0),
+        ("release", ["one"], 0),
+    ],
+    "by a release what was put before the hold": [
+        ("put one", [], 1),
+        ("hold", [], 1),
+        ("put two", [], 1),
+        ("release", ["one two"], 0),
+    ],
+    "nothing if there is nothing": [("hold", [], 0), ("release", [], 0), ("flush", [], 0)],
+    "at once and once by a flush": [
+        ("put one", [], 1),
+        ("flush", ["one"], 0),
+        ("flush", [], 0),
+        ("flush the outbox", [], 0),
+    ],
+}
 
 
-@pytest.fixture
-def outbox(transport: FakeTransport, turn: WriteCoalescer) -> Outbox:
-    return Outbox(transport.write, turn)
-
-
-def test_writes_at_the_end_of_the_turn(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
-    outbox.put(b"one\n")
-    assert transport.pieces == []
-    clock.advance(0)
-    assert transport.pieces == [b"one\n"]
-    assert clock.getDelayedCalls() == []
-
-
-def test_writes_what_one_turn_gathered_in_one_piece(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
-    for line in (b"one\n", b"two\n", b"three\n"):
-        outbox.put(line)
-    assert len(clock.getDelayedCalls()) == 1
-    clock.advance(0)
-    assert transport.pieces == [b"one\ntwo\nthree\n"]
-
-
-def test_writes_again_in_a_later_turn(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
-    outbox.put(b"one\n")
-    clock.advance(0)
-    outbox.put(b"two\n")
-    clock.advance(0)
-    assert transport.pieces == [b"one\n", b"two\n"]
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_writes(name: str, outbox: World) -> None:
+    steps: dict[str, Callable[[], object]] = {
+        "turn": lambda: outbox.clock.advance(0),
+        "hold": outbox.turn.hold,
+        "release": outbox.turn.release,
+        "flush": outbox.turn.flush,
+        "flush the outbox": outbox.flush,
+    }
+    for step, pieces, timers in SCRIPTS[name]:
+        if step.startswith("put "):
+            outbox.put(step[4:].encode() + b"\n")
+        else:
+            steps[step]()
+        written = [piece.decode() for piece in outbox.transport.pieces]
+        assert written == [piece.replace(" ", "\n") + "\n" for piece in pieces], step
+        outbox.transport.pieces.clear()
+        assert len(outbox.clock.getDelayedCalls()) == timers, step
 
 
 def test_writes_once_to_each_of_several(clock: Clock, turn: WriteCoalescer) -> None:
@@ -81,89 +129,27 @@ def test_writes_once_to_each_of_several(clock: Clock, turn: WriteCoalescer) -> N
     assert [transport.pieces for transport in transports] == [[b"x\nx\n"]] * 3
 
 
-def test_a_held_turn_writes_when_it_is_released(
-    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
-) -> None:
-    turn.hold()
-    outbox.put(b"one\n")
-    outbox.put(b"two\n")
-    assert clock.getDelayedCalls() == []
-    assert transport.pieces == []
-    turn.release()
-    assert transport.pieces == [b"one\ntwo\n"]
-    assert clock.getDelayedCalls() == []
-
-
-def test_only_the_outermost_release_writes(
-    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer
-) -> None:
-    turn.hold()
-    turn.hold()
-    outbox.put(b"one\n")
-    turn.release()
-    assert transport.pieces == []
-    turn.release()
-    assert transport.pieces == [b"one\n"]
-
-
-def test_a_release_writes_what_was_put_before_the_hold(
-    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
-) -> None:
-    outbox.put(b"one\n")
-    turn.hold()
-    outbox.put(b"two\n")
-    turn.release()
-    assert transport.pieces == [b"one\ntwo\n"]
-    assert clock.getDelayedCalls() == []
-
-
-def test_a_release_of_nothing_writes_nothing(
-    transport: FakeTransport, turn: WriteCoalescer, clock: Clock
-) -> None:
-    turn.hold()
-    turn.release()
-    turn.flush()
-    assert transport.pieces == []
-    assert clock.getDelayedCalls() == []
-
-
-def test_a_flush_writes_at_once_and_only_once(
-    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
-) -> None:
-    outbox.put(b"one\n")
-    turn.flush()
-    turn.flush()
-    outbox.flush()
-    assert transport.pieces == [b"one\n"]
-    assert clock.getDelayedCalls() == []
-
-
-def test_an_outbox_can_be_flushed_alone(
-    outbox: Outbox, transport: FakeTransport, turn: WriteCoalescer, clock: Clock
-) -> None:
+def test_an_outbox_can_be_flushed_alone(outbox: World) -> None:
     other_transport = FakeTransport()
-    other = Outbox(other_transport.write, turn)
+    other = Outbox(other_transport.write, outbox.turn)
     outbox.put(b"one\n")
     other.put(b"x\n")
     outbox.flush()
-    assert (transport.pieces, other_transport.pieces) == ([b"one\n"], [])
+    assert (outbox.transport.pieces, other_transport.pieces) == ([b"one\n"], [])
     outbox.put(b"two\n")
-    clock.advance(0)
-    assert (transport.pieces, other_transport.pieces) == ([b"one\n", b"two\n"], [b"x\n"])
+    outbox.clock.advance(0)
+    assert (outbox.transport.pieces, other_transport.pieces) == ([b"one\n", b"two\n"], [b"x\n"])
 
 
-def test_what_a_write_puts_in_is_written_too(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
+def test_what_a_write_puts_in_is_written_too(outbox: World) -> None:
     def put_more() -> None:
-        if len(transport.pieces) == 1:
+        if len(outbox.transport.pieces) == 1:
             outbox.put(b"two\n")
 
-    transport.on_write = put_more
+    outbox.transport.on_write = put_more
     outbox.put(b"one\n")
-    clock.advance(0)
-    clock.advance(0)
-    assert transport.pieces == [b"one\n", b"two\n"]
+    outbox.clock.advance(0)
+    assert outbox.end_turn() == [b"one\n", b"two\n"]
 
 
 def test_one_transport_that_fails_does_not_silence_the_others(
@@ -186,50 +172,43 @@ def test_one_transport_that_fails_does_not_silence_the_others(
 # --- taking lines back ----------------------------------------------------------------------------
 
 
-def test_takes_a_line_back_that_waits(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
+def test_takes_a_line_back_that_waits(outbox: World) -> None:
     outbox.put(b"one\n")
     number = outbox.put(b"two\n")
     outbox.put(b"three\n")
     assert outbox.withdraw(number)
-    clock.advance(0)
-    assert transport.pieces == [b"one\nthree\n"]
+    assert outbox.end_turn() == [b"one\nthree\n"]
 
 
-def test_takes_no_line_back_that_was_written(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
+def test_takes_no_line_back_that_was_written(outbox: World) -> None:
     number = outbox.put(b"one\n")
-    clock.advance(0)
+    outbox.clock.advance(0)
     later = outbox.put(b"two\n")
     assert not outbox.withdraw(number)
     assert outbox.withdraw(later)
-    clock.advance(0)
-    assert b"".join(transport.pieces) == b"one\n"
+    outbox.clock.advance(0)
+    assert b"".join(outbox.transport.pieces) == b"one\n"
 
 
-def test_tells_which_lines_wait(outbox: Outbox, clock: Clock) -> None:
+def test_tells_which_lines_wait(outbox: World) -> None:
     numbers = [outbox.put(b"x\n") for _ in range(3)]
     assert len(set(numbers)) == 3
     assert all(map(outbox.is_waiting, numbers))
-    clock.advance(0)
+    outbox.clock.advance(0)
     assert not any(map(outbox.is_waiting, numbers))
     assert outbox.is_waiting(outbox.put(b"y\n"))
 
 
-def test_numbers_stay_right_when_a_write_puts_in_more(
-    outbox: Outbox, transport: FakeTransport, clock: Clock
-) -> None:
+def test_numbers_stay_right_when_a_write_puts_in_more(outbox: World) -> None:
     numbers: list[int] = []
 
     def put_more() -> None:
         if not numbers:
             numbers.append(outbox.put(b"two\n"))
 
-    transport.on_write = put_more
+    outbox.transport.on_write = put_more
     first = outbox.put(b"one\n")
-    clock.advance(0)
+    outbox.clock.advance(0)
     assert numbers == [first + 1]
 
 
