@@ -21,6 +21,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 
+import kn_sock
 from kn_sock import (
     RPCClient,
     RPCConnection,
@@ -309,6 +311,63 @@ CALLS: dict[str, Callable[[], Calls]] = {
 }
 
 
+# --- the route of one request ---------------------------------------------------------------------
+
+
+class Route(NamedTuple):
+    """The way of one request through a server, from ``dataReceived`` to ``transport.write``.
+
+    Attributes:
+        calls: functions written in Python that are called.
+        modules: modules of kn_sock that they are in.
+    """
+
+    calls: int
+    modules: int
+
+
+def route_of(line: bytes) -> Route:
+    """Trace one request whose method runs on the reactor; what was made for the first is there."""
+    network = MemoryNetwork()
+    factory = RPCServerFactory(FUNCS, reactor=network.reactor)
+    factory.doStart()
+    transport = StringTransport()
+    protocol: Any = factory.buildProtocol(network.address)
+    protocol.makeConnection(transport)
+    protocol.dataReceived(line)
+    files: list[str] = []
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            files.append(frame.f_code.co_filename)
+
+    def write(data: bytes) -> None:
+        sys.setprofile(None)
+
+    protocol._outbox._write = write
+    with undisturbed():
+        sys.setprofile(note)
+        protocol.dataReceived(line)
+    assert sys.getprofile() is None, "nothing was written"
+    protocol.connectionLost()
+    package = str(Path(kn_sock.__file__).parent)
+    return Route(len(files), len({file for file in files if file.startswith(package)}))
+
+
+def ordinary(**members: Any) -> bytes:
+    """Write a request that the fast path leaves to the ordinary one."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": "add", "params": [1, 2], **members}
+    return json.dumps(request).encode() + b"\n"
+
+
+ROUTES: dict[str, Callable[[], Route]] = {
+    "the fast path": lambda: route_of(call(1, "add", 1, 2)),
+    "the caller's timeout": lambda: route_of(ordinary(timeout=5)),
+    "a trace": lambda: route_of(ordinary(traceparent="00-1-2-01")),
+    "named arguments": lambda: route_of(ordinary(params={"a": 1, "b": 2}, timeout=5)),
+}
+
+
 # --- system calls, over loopback ------------------------------------------------------------------
 
 
@@ -521,6 +580,7 @@ BYTES: dict[str, Callable[[], int]] = {
 
 TABLES: dict[str, dict[str, Callable[[], Any]]] = {
     "CALLS": CALLS,
+    "ROUTES": ROUTES,
     "SYSTEM_CALLS": SYSTEM_CALLS,
     "BYTES": BYTES,
 }
@@ -539,7 +599,7 @@ def main() -> None:
     for title, counts in found.items():
         print(f"{title} = {{")
         for name, cost in counts.items():
-            print(f'    "{name}": {tuple(cost) if isinstance(cost, Calls) else cost},')
+            print(f'    "{name}": {tuple(cost) if isinstance(cost, tuple) else cost},')
         print("}")
 
 

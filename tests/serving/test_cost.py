@@ -26,6 +26,13 @@ CALLS = {
     "400 calls of a Deferred client": (20.1, 23.1),
     "a call of a blocking client, on its thread": (23.0, 14.0),
 }
+# For one request, from dataReceived to transport.write: functions of Python's, and modules of ours.
+ROUTES = {
+    "the fast path": (15, 5),
+    "the caller's timeout": (38, 14),
+    "a trace": (28, 12),
+    "named arguments": (39, 14),
+}
 # For all of them together.
 SYSTEM_CALLS = {
     "400 requests, one after the other": {
@@ -98,6 +105,7 @@ def counted() -> dict[str, dict[str, Any]]:
 def test_every_figure_is_counted(counted: dict[str, dict[str, Any]]) -> None:
     tables: dict[str, dict[str, Any]] = {
         "CALLS": CALLS,
+        "ROUTES": ROUTES,
         "SYSTEM_CALLS": SYSTEM_CALLS,
         "BYTES": BYTES,
     }
@@ -114,6 +122,12 @@ def check(found: float, most: float) -> None:
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_of_functions(counted: dict[str, dict[str, Any]], name: str) -> None:
     for found, most in zip(counted["CALLS"][name], CALLS[name], strict=True):
+        check(found, most)
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_the_route_of_one_request(counted: dict[str, dict[str, Any]], name: str) -> None:
+    for found, most in zip(counted["ROUTES"][name], ROUTES[name], strict=True):
         check(found, most)
 
 
