@@ -33,6 +33,19 @@ def watching(seen: list[Any], look: Callable[[Any], Any] = lambda call: call.met
     return watches
 
 
+def catching(seen: list[Any], kind: type[BaseException], look: Callable[[Any], Any] = type) -> Any:
+    """Note what *look* finds in the exceptions of a kind, and raise them again."""
+
+    async def catches(call: Any, proceed: Any) -> Any:
+        try:
+            return await proceed()
+        except kind as problem:
+            seen.append(look(problem))
+            raise
+
+    return catches
+
+
 def waiting(gate: Deferred[Any], args: tuple[Any, ...] | None = None) -> Any:
     """Wait for a Deferred before each call, or before those with these arguments."""
 

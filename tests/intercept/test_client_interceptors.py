@@ -23,7 +23,7 @@ from kn_sock import (
     start_rpc_server,
 )
 from kn_sock.testing import MemoryNetwork, Pair, connected_pair
-from tests.intercept.interceptors import fails, passes, refusing, waiting, watching
+from tests.intercept.interceptors import catching, fails, passes, refusing, waiting, watching
 from tests.serving.common import add, batched, called, outcome_of, sent_by
 
 
@@ -97,8 +97,7 @@ def test_the_trace_reaches_the_method(network: MemoryNetwork) -> None:
 def test_a_trace_may_be_given_without_an_interceptor(network: MemoryNetwork) -> None:
     pair = connected_pair(FUNCS, network=network)
     calling = pair.client.with_options(traceparent="00-abc-def-01").call("trace_of")
-    pair.pump()
-    assert outcome_of(calling) == "00-abc-def-01"
+    assert delivered(pair, calling) == "00-abc-def-01"
     with pytest.raises(TypeError, match="traceparent"):
         pair.client.with_options(traceparent=3)
 
@@ -151,8 +150,7 @@ def test_attributes_and_other_options_keep_it(network: MemoryNetwork) -> None:
     seen: list[Any] = []
     pair = connected(network, watching(seen, lambda call: (call.method, call.timeout)))
     calling = pair.client.with_options(timeout=5.0).remote.add(1, 2)
-    pair.pump()
-    assert outcome_of(calling) == 3
+    assert delivered(pair, calling) == 3
     assert seen == [("add", 5.0)]
 
 
@@ -165,18 +163,10 @@ def test_the_order_of_calls_is_kept_in_every_dialect(network: MemoryNetwork, dia
 
 
 def test_what_cannot_be_sent_fails_inside_it(network: MemoryNetwork) -> None:
-    seen: list[str] = []
-
-    async def watches(call: OutgoingCall, proceed: Any) -> Any:
-        try:
-            return await proceed()
-        except TypeError:
-            seen.append("inside")
-            raise
-
-    pair = connected(network, watches)
+    seen: list[Any] = []
+    pair = connected(network, catching(seen, TypeError))
     assert isinstance(called(pair, "add", object()), TypeError)
-    assert seen == ["inside"]
+    assert seen == [TypeError]
 
 
 @pytest.mark.parametrize("wrong", [3, None, b"add"])
@@ -191,13 +181,7 @@ def test_a_name_that_it_makes_none_is_an_error(network: MemoryNetwork, wrong: An
 def test_the_loss_of_the_connection_reaches_it(network: MemoryNetwork) -> None:
     seen: list[Any] = []
 
-    async def watches(call: OutgoingCall, proceed: Any) -> Any:
-        try:
-            return await proceed()
-        except ConnectionLost as problem:
-            seen.append(problem.maybe_executed)
-            raise
-
+    watches = catching(seen, ConnectionLost, lambda problem: problem.maybe_executed)
     pair = connected(network, watches)
     calling = pair.client.call("add", 1, 2)
     sent_by(pair)
@@ -212,16 +196,8 @@ def test_the_loss_of_the_connection_reaches_it(network: MemoryNetwork) -> None:
 
 
 def test_a_cancellation_reaches_the_peer_through_it(network: MemoryNetwork) -> None:
-    ended: list[str] = []
-
-    async def watches(call: OutgoingCall, proceed: Any) -> Any:
-        try:
-            return await proceed()
-        except CallCancelled:
-            ended.append("cancelled")
-            raise
-
-    pair = connected(network, watches)
+    ended: list[Any] = []
+    pair = connected(network, catching(ended, CallCancelled, lambda _: "cancelled"))
     calling = pair.client.call("add", 1, 2)
     sent_by(pair)
     calling.cancel()
@@ -305,8 +281,7 @@ def test_no_limit_is_none_for_it_either(network: MemoryNetwork) -> None:
     calling = pair.client.call("add", 1, 2)
     pair.advance(1_000_000)
     gate.callback(None)
-    pair.pump()
-    assert outcome_of(calling) == 3
+    assert delivered(pair, calling) == 3
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -359,8 +334,7 @@ def test_a_batch_waits_for_the_slowest_member(network: MemoryNetwork) -> None:
     pair.pump()
     assert not sending.called
     gate.callback(None)
-    pair.pump()
-    assert outcome_of(sending) == [1, 2]
+    assert delivered(pair, sending) == [1, 2]
 
 
 def test_a_batch_that_is_held_too_long_is_not_sent(network: MemoryNetwork) -> None:
@@ -409,8 +383,7 @@ def test_a_member_that_is_given_up_while_it_waits_is_not_sent(network: MemoryNet
 def test_a_member_may_be_called_again_by_itself(network: MemoryNetwork) -> None:
     pair = connected(network, insists)
     sending = batched(pair.client, ("call", "fails"), ("call", "add", 1, 2))
-    pair.pump()
-    assert outcome_of(sending) == [23, 3]
+    assert delivered(pair, sending) == [23, 3]
 
 
 def test_an_interceptor_may_give_up_a_member(network: MemoryNetwork) -> None:
@@ -458,8 +431,7 @@ def test_a_notification_of_a_batch_that_is_refused_is_logged(
 ) -> None:
     pair = connected(network, refusing(lambda call: call.is_notification))
     sending = batched(pair.client, ("notify", "add", 1, 2), ("call", "add", 1, 2))
-    pair.pump()
-    assert outcome_of(sending) == [3]
+    assert delivered(pair, sending) == [3]
     assert log_events.take_lines() == [
         "warn: the notification add of a batch was not sent: not from here"
     ]

@@ -25,6 +25,7 @@ from kn_sock import (
 from kn_sock.auth import MethodsRealm, PasswordChecker
 from kn_sock.testing import ManualExecutor, MemoryNetwork, MemoryReactor, connected_pair
 from tests.intercept.interceptors import (
+    catching,
     fails,
     ordered,
     passes,
@@ -211,16 +212,10 @@ def test_what_cannot_be_called_passes_through_it(
 ) -> None:
     seen: list[Any] = []
 
-    async def watches(call: ServedCall, proceed: Any) -> Any:
-        try:
-            return await proceed()
-        except RPCError as problem:
-            seen.append((type(problem), call.method, call.args))
-            raise
-
-    pair = connected_pair(FUNCS, network=network, interceptors=[watches])
+    looks = watching(seen, lambda call: (call.method, call.args))
+    pair = connected_pair(FUNCS, network=network, interceptors=[looks, catching(seen, RPCError)])
     assert isinstance(called(pair, method, *args), kind)
-    assert seen == [(kind, method, given)]
+    assert seen == [(method, given), kind]
 
 
 def test_named_arguments_that_do_not_fit_are_there_as_they_came(network: MemoryNetwork) -> None:

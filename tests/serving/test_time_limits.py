@@ -70,10 +70,8 @@ def test_a_call_tells_its_time_if_asked_and_limited(
 
 
 def test_each_call_of_a_batch_tells_its_time(network: MemoryNetwork) -> None:
-    pair = connected_pair({"echo": echo}, network=network, client=PROPAGATES)
-    sending = batched(
-        pair.client.with_options(timeout=2.0), ("call", "echo", 1), ("notify", "echo", 2)
-    )
+    pair = connected_pair({"echo": echo}, network=network, client={**PROPAGATES, "timeout": 2.0})
+    sending = batched(pair.client, ("call", "echo", 1), ("notify", "echo", 2))
     (sent,) = sent_by(pair)
     assert [member.get("timeout") for member in sent] == [2.0, None]
     sending.addErrback(lambda _: None)
@@ -146,8 +144,7 @@ def test_what_a_method_makes_of_its_cancellation_is_not_sent(network: MemoryNetw
 
 
 def test_a_call_whose_time_passed_in_the_queue_of_the_threads_is_not_run(
-    network: MemoryNetwork,
-    executor: ManualExecutor,
+    network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
     ran: list[int] = []
     wire = RawClient(network, {"run": ran.append}, executor=executor)
@@ -159,8 +156,7 @@ def test_a_call_whose_time_passed_in_the_queue_of_the_threads_is_not_run(
 
 
 def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
-    network: MemoryNetwork,
-    executor: ManualExecutor,
+    network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
     seen: list[Any] = []
 
@@ -181,8 +177,7 @@ def test_a_function_in_a_thread_is_told_and_what_it_returns_is_not_sent(
 
 
 def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
-    network: MemoryNetwork,
-    executor: ManualExecutor,
+    network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
     wire = RawClient(network, {"slow": lambda: 1}, executor=executor)
     wire.send(request(1, "slow", timeout=1))
@@ -194,8 +189,7 @@ def test_a_call_that_a_thread_takes_at_its_deadline_is_answered_then(
 
 
 def test_a_thread_that_keeps_a_call_past_its_time_does_not_keep_those_behind_it(
-    network: MemoryNetwork,
-    executor: ManualExecutor,
+    network: MemoryNetwork, executor: ManualExecutor
 ) -> None:
     replies: list[Any] = []
 
