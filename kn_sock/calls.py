@@ -11,7 +11,7 @@ from msgspec import Struct
 from kn_sock._serving.context import ServerCall, current
 
 if TYPE_CHECKING:
-    from kn_sock._io.peer import PeerProcess
+    from kn_sock._io.transport import PeerProcess
     from kn_sock._wire.events import Request
     from kn_sock.connection import RPCConnection
 

@@ -20,7 +20,6 @@ from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._serving.runner import Runner
-from kn_sock._settings import ConnectionContext
 from kn_sock._version import __version__
 from kn_sock._wire.dialects import DialectName, dialect_named
 from kn_sock._wire.requests import RequestEncoder
@@ -28,7 +27,7 @@ from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import ServerOptions, check_flag, options_from
-from kn_sock.protocol import RPCProtocol
+from kn_sock.protocol import ConnectionContext, RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike

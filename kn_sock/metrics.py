@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from typing_extensions import override
 
-from kn_sock._io.peer import address_text
+from kn_sock._io.transport import address_text
 from kn_sock._observe.prometheus import (
     CONTENT_TYPE_LATEST,
     REGISTRY,

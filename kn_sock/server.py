@@ -24,21 +24,20 @@ from typing_extensions import override
 
 from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
-from kn_sock._io.peer import address_text
+from kn_sock._io.transport import address_text
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._server.listening import ExposureWarning, as_os_error, endpoint_for, kind_of
 from kn_sock._server.login import LoginGuard
 from kn_sock._server.refusing import OverLimitProtocol
 from kn_sock._server.tls import server_options, tls_around
 from kn_sock._serving.runner import Runner
-from kn_sock._settings import ConnectionContext
 from kn_sock._version import __version__
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.auth import table_of
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import ServerOptions, options_from
-from kn_sock.protocol import RPCProtocol
+from kn_sock.protocol import ConnectionContext, RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._observe.stats import Stats
@@ -136,7 +135,7 @@ class RPCServerFactory(Factory):
             on_exit or self._stop_reactor,
             self._reports,
         )
-        self._settings = ConnectionContext(
+        self._context = ConnectionContext(
             runner,
             turn,
             clock,
@@ -165,7 +164,7 @@ class RPCServerFactory(Factory):
         if most is not None and len(self.connections) + len(self._unopened) >= most:
             return self._refuse(most, addr)
         # Not every protocol that is built gets a connection: TLS may fail to begin.
-        protocol = RPCProtocol(self._settings, self)
+        protocol = RPCProtocol(self._context, self)
         protocol.factory = self
         return protocol
 
@@ -219,7 +218,7 @@ class RPCServerFactory(Factory):
     def _release_threads(self) -> None:
         # A factory may listen on several ports, and connections outlive the ports.
         if not self.numPorts and not self.connections and not self._unopened:
-            self._settings.runner.stop()
+            self._context.runner.stop()
             self._reports.close()
 
     @property

@@ -124,7 +124,7 @@ class UnfinishedWrite:
         return unit is None or len(self.calls) == len(unit.calls)
 
 
-class Outgoing:
+class PendingCalls:
     """Starts calls, and ends them.
 
     Args:
@@ -261,7 +261,7 @@ class Outgoing:
             if not calls or any(pending.get(call.call_id) is call for call in calls)
         )
 
-    def tell_all_cancelled(self) -> None:
+    def cancel_all(self) -> None:
         """Tell the peer that nobody waits any more, before this side closes.
 
         It could take the close for no more than the end of our requests, and go on for ever.
@@ -282,7 +282,7 @@ class Outgoing:
         text = f"no reply to {call.method} from {self.peer_text} within {call.timeout:g} s"
         call.fail(CallTimeout(text, maybe_executed=was_sent or call.was_written_before))
 
-    def complain(self, error: RPCError) -> None:
+    def receive_unmatched(self, error: RPCError) -> None:
         """Take an error that names no call: it is for the only one there is, or for the log."""
         if (
             self._cancelled

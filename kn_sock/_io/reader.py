@@ -1,19 +1,16 @@
-"""What comes in over a connection: bytes to lines, lines to messages, and whose each of them is.
+"""What comes in over a connection: bytes to lines, lines to messages, messages to their handlers.
 
-What a message means is `_session`'s; what is done about it `_serving`'s and `_outgoing`'s. How the
-connection begins and ends is `protocol`'s.
+What a message means is the session's to say; requests go to the dispatcher, replies to the calls
+that wait for them.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
-from typing_extensions import override
 
 from kn_sock._wire.decoding import LONG_BYTES, UNREADABLE, decode_long, decode_message
 from kn_sock._wire.events import (
@@ -30,161 +27,200 @@ from kn_sock._wire.framing import Framer, Line, OverlongLine
 from kn_sock._wire.sniffing import FIRST_BYTES, other_protocol
 
 if TYPE_CHECKING:
-    from kn_sock._calling.pending import ClientCall, Outgoing
-    from kn_sock._io.outbox import Outbox
+    from kn_sock._io.outbox import Outbox, WriteCoalescer
     from kn_sock._io.watchdogs import IdleWatchdog
-    from kn_sock._serving.dispatcher import Dispatcher
-    from kn_sock._settings import ConnectionContext
+    from kn_sock._wire.batches import BatchReply
     from kn_sock._wire.messages import Message
     from kn_sock._wire.session import Session
+    from kn_sock.errors import RPCError
 
 log = Logger()
 
-# An OverlongLine is nothing that can be decoded.
+# An OverlongLine cannot be decoded.
 _UNUSUAL: Final = (*UNREADABLE, TypeError)
 
-# Lines handled before other connections have their turn.
-_QUANTUM: Final = 500
+# Lines that are processed before other connections have their turn.
+_LINES_PER_TURN: Final = 500
 
 
-class State(enum.Enum):
-    """The life of a connection: each state may only be followed by a later one."""
+class Serves(Protocol):
+    """What serves the peer's requests."""
 
-    NEW = 0
-    # There is a transport, and TLS is at its handshake: nothing is written or read.
-    SECURING = 1
-    OPEN = 2
-    # No more input is looked at; what was written still goes out.
-    CLOSING = 3
-    LOST = 4
+    path: Any
+    tells_when_idle: bool
+
+    def receive(self, request: Request) -> None:
+        """Begin a call, or hold it back."""
+
+    def receive_refusal(self, refusal: Refusal) -> None:
+        """Answer what was no request."""
+
+    def cancel(self, request_id: Any) -> None:
+        """Cancel a call."""
 
 
-# To look a member up costs as much as to decode a request, until Python 3.12.
-_OPEN: Final = State.OPEN
+class Calls(Protocol):
+    """Our own calls in flight."""
+
+    def proceed(self) -> None:
+        """Send what waits for the calls in flight to become fewer."""
+
+    def receive_unmatched(self, error: RPCError) -> None:
+        """Take an error that names no call."""
 
 
-class Inbound(LineReceiver):
-    """The half of a protocol that reads."""
+class Reads(Protocol):
+    """The connection that is read."""
 
-    delimiter = b"\n"
-    reactor: Any
-    _settings: ConnectionContext
-    _framer: Framer
-    _session: Session[ClientCall]
-    _outbox: Outbox
-    _serving: Dispatcher
-    # None until a call is made.
-    _outgoing: Outgoing | None = None
-    _state = State.NEW
-    _idle_watch: IdleWatchdog | None = None
-    # Lines that wait until others have had their turn.
-    _backlog: Sequence[Line | OverlongLine] = ()
-    _backlog_timer: IDelayedCall | None = None
-    # The first bytes of the stream, until there are enough to tell what the peer speaks.
-    _start: bytes | None = b""
-    #: Lines that came, and what they had in bytes.
-    messages = 0
-    received_bytes = 0
-    #: When what is handled now was read, in the reactor's seconds.
+    reactor: IReactorTime
     read_at: float
 
     @property
+    def outgoing(self) -> Calls | None:
+        """Our own calls in flight; ``None`` until one is made."""
+
+    @property
     def peer_text(self) -> str:
-        """The peer's address as a person would write it."""
-        raise NotImplementedError
+        """The peer's address, as text."""
 
-    def _abort(self, reason: str) -> None:
-        """Close at once."""
-
-    def _refused(self, reason: str) -> None:
-        """Take note that the log knows why the connection is closed before it could call."""
-
-    def _violated(self, reason: str) -> None:
-        """Close at once, as the peer broke the protocol."""
+    def calls(self) -> Calls:
+        """Our own calls in flight; made when first needed."""
 
     def update_reading(self) -> None:
-        """Read on, or stop reading, by what is under way."""
+        """Read on, or pause."""
 
-    def _close_when_answered(self, *, is_read_to_the_end: bool = False) -> None:
-        """Close once every call of the peer is answered.
+    def close_when_answered(self) -> None:
+        """Close once every call of the peer has been answered."""
 
-        Args:
-            is_read_to_the_end: whether the transport has just told that the peer sends no more.
-        """
+    def refuse(self, protocol: str) -> None:
+        """Disconnect a peer that speaks another protocol."""
 
-    def _calls(self) -> Outgoing:
-        """Give what makes our own calls."""
-        raise NotImplementedError
+    def violated(self, reason: str) -> None:
+        """Disconnect a peer that broke the protocol."""
 
-    @override
-    def dataReceived(self, data: bytes) -> None:
-        if self._state is not _OPEN:
+
+class Reader:
+    """Reads for one connection.
+
+    Args:
+        connection: the connection.
+        framer: splits what comes into lines.
+        session: says what they mean.
+        dispatcher: serves requests.
+        outbox: the connection's.
+        turn: collects what is written while lines are processed.
+    """
+
+    __slots__ = (
+        "_backlog_timer",
+        "_connection",
+        "_dispatcher",
+        "_framer",
+        "_outbox",
+        "_session",
+        "_start",
+        "_turn",
+        "backlog",
+        "idle_watchdog",
+        "is_open",
+        "messages",
+        "received_bytes",
+    )
+
+    def __init__(
+        self,
+        connection: Reads,
+        framer: Framer,
+        session: Session[Any],
+        dispatcher: Serves,
+        outbox: Outbox,
+        turn: WriteCoalescer,
+    ) -> None:
+        self._connection = connection
+        self._framer = framer
+        self._session = session
+        self._dispatcher = dispatcher
+        self._outbox = outbox
+        self._turn = turn
+        #: Whether what comes in is processed.
+        self.is_open = False
+        #: Restarted by whatever comes in; ``None`` without a limit.
+        self.idle_watchdog: IdleWatchdog | None = None
+        #: Lines that wait until other connections have had their turn.
+        self.backlog: Sequence[Line | OverlongLine] = ()
+        self._backlog_timer: IDelayedCall | None = None
+        # The first bytes of the stream, until there are enough to recognise the protocol.
+        self._start: bytes | None = b""
+        #: Lines and bytes that came in.
+        self.messages = self.received_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Process what was read."""
+        if not self.is_open:
             return
-        if self._idle_watch is not None:
-            self._idle_watch.heard()
+        if self.idle_watchdog is not None:
+            self.idle_watchdog.heard()
         if self._start is not None and self._is_foreign(data):
             return
         lines = self._framer.feed(data)
         self.received_bytes += len(data)
         self.messages += len(lines)
-        if self._backlog:
-            self._backlog = [*self._backlog, *lines]
+        if self.backlog:
+            self.backlog = [*self.backlog, *lines]
         else:
             self._process(lines)
 
     def _is_foreign(self, data: bytes) -> bool:
-        """Look at the first bytes, and close the connection where they are of another protocol."""
+        """Look at the first bytes, and disconnect a peer that speaks another protocol."""
         start = ((self._start or b"") + data.lstrip(b"\r\n"))[:FIRST_BYTES]
         self._start = start if len(start) < FIRST_BYTES else None
         name = other_protocol(start)
         if name is None:
             return False
-        log.warn(
-            "{peer} speaks {protocol}: closed, nothing was run",
-            peer=self.peer_text,
-            protocol=name,
-        )
-        self._refused(name.lower())
-        self._abort(f"the peer speaks {name}")
+        self._connection.refuse(name)
         return True
 
     def _process(self, lines: list[Line | OverlongLine]) -> None:
-        if len(lines) > _QUANTUM:
-            self._backlog = lines[_QUANTUM:]
-            del lines[_QUANTUM:]
-            self._backlog_timer = self.reactor.callLater(0, self._resume)
-            self.update_reading()
-        self.read_at = now = self.reactor.seconds()
-        turn = self._settings.turn
+        connection = self._connection
+        if len(lines) > _LINES_PER_TURN:
+            self.backlog = lines[_LINES_PER_TURN:]
+            del lines[_LINES_PER_TURN:]
+            self._backlog_timer = connection.reactor.callLater(0, self._resume)
+            connection.update_reading()
+        connection.read_at = now = connection.reactor.seconds()
+        turn = self._turn
         turn.begin_read(now)
         try:
-            self._handle(lines)
-            if self._outgoing is not None:
-                self._outgoing.proceed()
+            self.handle(lines)
+            outgoing = connection.outgoing
+            if outgoing is not None:
+                outgoing.proceed()
         finally:
             turn.end_read(self._outbox, now)
-        if self._serving.tells_when_idle:
-            self._close_when_answered()
+        if self._dispatcher.tells_when_idle:
+            connection.close_when_answered()
 
-    def _handle(self, lines: Iterable[Line | OverlongLine]) -> None:
+    def handle(self, lines: Iterable[Line | OverlongLine]) -> None:
+        """Decode lines, and pass the messages on, in order."""
+        dispatcher = self._dispatcher
         messages: list[Message] = []
         for line in lines:
             try:
-                # An OverlongLine has no length. No name for the message: `take` lets go of all.
+                # An OverlongLine has no length. The message gets no name: `serve` empties the list.
                 messages.append(
                     decode_message(line) if len(line) < LONG_BYTES else decode_long(line)  # type: ignore[arg-type]
                 )
             except _UNUSUAL as problem:
                 if messages:
-                    self._serving.path.serve(self._serving, messages, self._receive)
+                    dispatcher.path.serve(dispatcher, messages, self._receive)
                     messages = []
-                if self._state is not _OPEN:
+                if not self.is_open:
                     return
                 self._handle_unusual(line, problem)
-        self._serving.path.serve(self._serving, messages, self._receive)
+        dispatcher.path.serve(dispatcher, messages, self._receive)
 
     def _receive(self, message: Message) -> None:
-        if self._state is not _OPEN:
+        if not self.is_open:
             return
         event = self._session.receive_message(message)
         if type(event) is Answered:
@@ -203,43 +239,48 @@ class Inbound(LineReceiver):
                 self._dispatch_event(one)
             return
         messages, reply = batch
+        self._handle_batch(messages, reply)
 
+    def _handle_batch(self, messages: list[Message], reply: BatchReply) -> None:
         def receive(message: Message) -> None:
-            if self._state is _OPEN:
+            if self.is_open:
                 self._dispatch_event(self._session.receive_member(message, reply))
 
-        self._serving.path.serve(self._serving, messages, receive, reply)
+        self._dispatcher.path.serve(self._dispatcher, messages, receive, reply)
 
     def _resume(self) -> None:
         self._backlog_timer = None
-        lines, self._backlog = self._backlog, ()
+        lines, self.backlog = self.backlog, ()
         self._process([*lines])
-        self.update_reading()
+        self._connection.update_reading()
 
-    @override
-    def lineReceived(self, line: Line) -> None:
-        self._handle([line])
-
-    def _dispatch_event(self, event: Event[ClientCall] | None) -> None:
-        if self._state is not _OPEN:
+    def _dispatch_event(self, event: Event[Any] | None) -> None:
+        if not self.is_open:
             return
         if isinstance(event, Answered):
             event.pending.succeed(event.result)
         elif isinstance(event, Request):
-            self._serving.receive(event)
+            self._dispatcher.receive(event)
         elif isinstance(event, Failed):
             event.pending.fail(event.error)
         elif isinstance(event, Refusal):
-            self._serving.receive_refusal(event)
+            self._dispatcher.receive_refusal(event)
         elif isinstance(event, Cancel):
-            self._serving.cancel(event.id)
+            self._dispatcher.cancel(event.id)
         elif isinstance(event, UnmatchedError):
-            self._calls().complain(event.error)
+            self._connection.calls().receive_unmatched(event.error)
         elif isinstance(event, ProtocolViolation):
-            self._violated(event.reason)
+            self._connection.violated(event.reason)
 
-    def _settle_from(self, lines: Iterable[Line | OverlongLine]) -> None:
-        """End our own calls whose replies are among these lines; nothing else counts now."""
+    # --- the end ----------------------------------------------------------------------------------
+
+    @property
+    def missing_end(self) -> str | None:
+        """What the last message lacks, if the stream ended in the middle of it."""
+        return self._framer.missing_end if self._framer.unfinished else None
+
+    def settle_from(self, lines: Iterable[Line | OverlongLine]) -> None:
+        """End our own calls whose replies are among these lines; ignore everything else."""
         for line in lines:
             if isinstance(line, OverlongLine):
                 event: Any = self._session.receive_overlong(line)
@@ -251,9 +292,14 @@ class Inbound(LineReceiver):
                 elif isinstance(one, Failed):
                     one.pending.fail(one.error)
 
-    def _take_backlog(self) -> Sequence[Line | OverlongLine]:
-        """Give what was read and left for later turns, which then do not come."""
-        lines, self._backlog = self._backlog, ()
+    def detach(self) -> None:
+        """Forget the connection, which has ended."""
+        self.idle_watchdog = None
+        del self._connection
+
+    def take_backlog(self) -> Sequence[Line | OverlongLine]:
+        """Remove and return the lines that were left for later turns."""
+        lines, self.backlog = self.backlog, ()
         if self._backlog_timer is not None:
             self._backlog_timer.cancel()
             self._backlog_timer = None

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kn_sock._io.peer import address_text, is_public
+from kn_sock._io.transport import address_text, is_public
 
 log = Logger()
 

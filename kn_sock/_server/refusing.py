@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from kn_sock._io.sending import is_tls
+from kn_sock._io.transport import is_tls
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock.errors import ErrorCode, RPCError
 

@@ -52,7 +52,6 @@ class Dispatcher:
     """
 
     __slots__ = (
-        "__weakref__",
         "_admission",
         "_is_proceeding",
         "_must_proceed",
@@ -82,7 +81,7 @@ class Dispatcher:
         self.outbox = outbox
         self.runner = runner
         self.path = path
-        self.replies = Replies(connection, session, outbox, runner, self.answered)
+        self.replies = Replies(connection, session, outbox, runner, self)
         self.max_pending = runner.options.max_pending
         #: Runs the calls.
         self.calls = Execution(self, connection, runner, self.replies)

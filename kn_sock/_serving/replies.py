@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kn_sock._observe.reports import CallReports
@@ -62,8 +62,21 @@ class EndedConnection:
         """Nothing waits for that."""
 
 
-def _nothing_waits(request: Request) -> None:
-    """No turn and no deadline waits for a request once the connection has ended."""
+class Owner(Protocol):
+    """What is notified of answered requests."""
+
+    def answered(self, request: Request) -> None:
+        """A request has been answered."""
+
+
+class _NoOwner:
+    """Stands for the owner once the connection has ended."""
+
+    def answered(self, request: Request) -> None:
+        """Nothing waits for it."""
+
+
+_NO_OWNER = _NoOwner()
 
 
 class Replies:
@@ -74,15 +87,15 @@ class Replies:
         session: encodes replies within the limits.
         outbox: sends them.
         runner: has the options, and what the factory reports to.
-        answered: called with each request that is answered, if something waits for it: its turn in
-            a dialect without ids, or its deadline.
+        owner: is notified of requests that are answered, if something waits for that: a turn in a
+            dialect without ids, or a deadline.
     """
 
     __slots__ = (
-        "_answered",
         "_connection",
         "_outbox",
         "_own_reports",
+        "_owner",
         "_runner",
         "_session",
         "bytes_while_paused",
@@ -97,13 +110,13 @@ class Replies:
         session: Session[Any],
         outbox: Outbox,
         runner: Runner,
-        answered: Callable[[Request], object],
+        owner: Owner,
     ) -> None:
         self._connection = connection
         self._session = session
         self._outbox = outbox
         self._runner = runner
-        self._answered = answered
+        self._owner = owner
         #: The methods that are served, by name.
         self.methods: Mapping[str, Method] = runner.methods
         #: Whether the connection has ended: nothing is written any more.
@@ -134,7 +147,7 @@ class Replies:
     def detach(self, connection: Connection) -> None:
         """Replace the connection, which has ended, so that nothing here keeps it alive."""
         self._connection = connection
-        self._answered = _nothing_waits
+        self._owner = _NO_OWNER
 
     def answer(self, request: Request, result: Any) -> None:
         """Reply with a result; a result without a JSON form becomes an error."""
@@ -149,7 +162,7 @@ class Replies:
         ):
             # Encoded together with the other plain replies of this turn of the reactor.
             if request.number:
-                self._answered(request)
+                self._owner.answered(request)
             if not self.is_over:
                 outbox = self._outbox
                 if not outbox.replies:
@@ -214,7 +227,7 @@ class Replies:
 
     def _note_answered(self, request: Request) -> None:
         if request.number or request.dialect.answers_in_order:
-            self._answered(request)
+            self._owner.answered(request)
 
     def _within_limit(self, request: Request, line: bytes, waiting: int) -> bytes:
         """Return the line, or a short error if too much waits for a peer that does not read."""

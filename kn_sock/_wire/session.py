@@ -68,11 +68,20 @@ class Session(Generic[P]):
         unversioned: the dialect of requests with an id and without ``jsonrpc``.
     """
 
-    _first_id: int | None = None
-    _last_id = 0
-    # Without ids, replies come in the order of the requests.
-    _unanswered = _NONE_IN_ORDER
-    late_replies = 0
+    __slots__ = (
+        "_cancel_member",
+        "_cancel_method",
+        "_first_id",
+        "_last_id",
+        "_max_batch",
+        "_max_line_bytes",
+        "_unanswered",
+        "_unversioned",
+        "dialect",
+        "encoder",
+        "late_replies",
+        "pending",
+    )
 
     def __init__(
         self,
@@ -91,8 +100,12 @@ class Session(Generic[P]):
         self._max_batch = max_batch
         #: The calls that wait for a reply, in the order in which they were made.
         self.pending: dict[int, P] = {}
-        if self.dialect.answers_in_order:
-            self._unanswered = deque()
+        self._first_id: int | None = None
+        self._last_id = 0
+        # Without ids, replies come in the order of the requests.
+        self._unanswered: deque[int] = deque() if self.dialect.answers_in_order else _NONE_IN_ORDER
+        #: Replies to calls that had ended.
+        self.late_replies = 0
 
     # --- lines in ---------------------------------------------------------------------------------
 

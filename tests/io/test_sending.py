@@ -21,7 +21,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.protocol import Factory, Protocol
 
-from kn_sock._io.sending import SendAtOnce, unsent_bytes, write_of
+from kn_sock._io.transport import SendAtOnce, unsent_bytes, write_of
 from kn_sock.testing import MemoryTransport
 
 

@@ -27,7 +27,6 @@ LAYERS = [
     ["_serving"],
     ["calls", "connection"],
     ["_intercept"],
-    ["_settings"],
     ["protocol"],
     ["auth"],
     ["_client", "_server"],

@@ -20,8 +20,8 @@ from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublish
 from zope.interface import implementer
 
 from kn_sock import RPCServerService, connect, current_call, in_reactor
-from kn_sock._io.peer import NO_PROCESS, is_public, process_of
 from kn_sock._io.tls import tls_problem
+from kn_sock._io.transport import NO_PROCESS, is_public, process_of
 from kn_sock.auth import MethodsRealm, TokenChecker
 from kn_sock.testing import MemoryNetwork, connected_pair
 
