@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from kn_sock._wire.encoding import Success, encode_plain
+from kn_sock._wire.encoding import UNENCODABLE, Success, encode_lines, encode_plain
 
 log = Logger()
 
@@ -113,7 +113,10 @@ class Outbox:
             # Nothing but replies: the common case, without another call.
             if not self.replies:
                 return
-            data = encode_plain(self.replies)
+            try:
+                data = encode_lines(self.replies)
+            except UNENCODABLE:
+                data = encode_plain(self.replies)
             self.replies.clear()
         else:
             if self.replies:

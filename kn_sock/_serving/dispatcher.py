@@ -145,12 +145,16 @@ class Dispatcher:
         """Begin a call, or hold it back."""
         if self.is_over:
             return
-        own = self.runner.options.call_timeout
-        if request.timeout is not None or own is not None:
-            self._limit_time(request, own)
-        admission = self._admission
-        if request.dialect.answers_in_order or (admission is not None and admission.is_guarded):
+        timeout, limit = request.timeout, self.runner.options.call_timeout
+        if limit is not None and (timeout is None or limit < timeout):
+            timeout = limit
+        if timeout is not None:
+            request.deadline = self.connection.reactor.seconds() + timeout
+        is_guarded = self._admission is not None and self._admission.is_guarded
+        if is_guarded or request.dialect.answers_in_order:
             request.since = self.connection.read_at
+            if is_guarded and timeout is not None:
+                self._watch(request, request)
             self.admission.receive(request, awaits_replies=self.connection.awaits_replies)
         else:
             self._run(request)
@@ -180,12 +184,11 @@ class Dispatcher:
 
     # --- time limits ------------------------------------------------------------------------------
 
-    def _limit_time(self, request: Request, own: float | None) -> None:
-        """Set the deadline of a request, by its caller's time limit and our own."""
-        limits = (request.timeout, own)
+    def _watch(self, request: Request, waiting: Request | ServerCall) -> None:
+        """Watch the deadline of a request that is held back, or of its call in flight."""
         if self._time_limits is None:
             self._time_limits = TimeLimits(self.connection.reactor, self._expire)
-        self._time_limits.add(request, min(limit for limit in limits if limit is not None))
+        self._time_limits.watch(request, waiting)
 
     def _expire(self, late: Request | ServerCall) -> None:
         """End what has not ended in time."""
@@ -230,8 +233,8 @@ class Dispatcher:
 
     def call_begun(self, request: Request, call: ServerCall) -> None:
         """Set the deadline of a call, and stop reading if it was the last one allowed."""
-        if request.number and self._time_limits is not None:
-            self._time_limits.begun(request, call)
+        if request.deadline is not None:
+            self._watch(request, call)
         if len(self.calls.running) >= self.max_pending:
             self.admission.check_capacity()
 

@@ -101,11 +101,15 @@ class Execution:
         if method is None:
             self._refuse_absent(request)
             return
-        try:
-            args, kwargs = method.bind(request.params, request.kwargs)
-        except InvalidParams as error:
-            self.replies.refuse(request, error)
-            return
+        args: Any = request.params
+        kwargs: Any = request.kwargs or None
+        is_fit = type(args) is list and method.required <= len(args) <= method.most
+        if not is_fit or kwargs or (method.kinds and method.kinds != [*map(type, args)]):
+            try:
+                args, kwargs = method.bind(args, kwargs)
+            except InvalidParams as error:
+                self.replies.refuse(request, error)
+                return
         request.params = request.kwargs = UNSET
         call = ServerCall(self.connection_ref or self.own_ref(), request, request.method)
         if not method.on_reactor and self.runner.uses_threads:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from kn_sock._observe.reports import CallReports
 from kn_sock._observe.stats import EXIT
 from kn_sock._wire.dialects import JSONRPC_2
-from kn_sock._wire.encoding import Success, is_plain
+from kn_sock._wire.encoding import LEAST_INT, MOST_INT, Success, is_plain
 from kn_sock.errors import ErrorCode, InternalError, RPCError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Replies:
             request.dialect is JSONRPC_2
             and type(request.id) is int
             and request.batch is None
-            and is_plain(result)
+            and ((type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result))
             and request.expects_reply
             and self.bytes_while_paused is None
             and self._runner.queues_plain_replies

@@ -18,7 +18,9 @@ _numbers = itertools.count(1)
 
 
 class TimeLimits:
-    """Requests with a deadline, and the calls that they became, by a number of their own.
+    """Requests with a deadline that wait, and calls in flight, by a number of the request.
+
+    A call that ends as soon as it begins is not watched, and needs no timer.
 
     Args:
         clock: the reactor.
@@ -33,16 +35,16 @@ class TimeLimits:
         self._open: dict[int, Request | ServerCall] = {}
         self._deadlines = Deadlines(clock, self._open, self._passed)
 
-    def add(self, request: Request, seconds: float) -> None:
-        """Set the deadline of a request, in seconds from now."""
-        request.deadline = self._clock.seconds() + seconds
-        request.number = next(_numbers)
-        self._open[request.number] = request
-        self._deadlines.add(request.number, max(0.0, seconds), len(self._open))
-
-    def begun(self, request: Request, call: ServerCall) -> None:
-        """Replace a request by its call."""
-        self._open[request.number] = call
+    def watch(self, request: Request, waiting: Request | ServerCall) -> None:
+        """Watch the deadline of a request, as itself or as the call that it has become."""
+        assert request.deadline is not None
+        is_watched = request.number != 0
+        if not is_watched:
+            request.number = next(_numbers)
+        self._open[request.number] = waiting
+        if not is_watched:
+            left = max(0.0, request.deadline - self._clock.seconds())
+            self._deadlines.add(request.number, left, len(self._open))
 
     def settled(self, request: Request) -> None:
         """Forget a request that has been answered."""

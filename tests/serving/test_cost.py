@@ -17,7 +17,7 @@ import pytest
 
 # For a request or a call: functions written in Python, and functions written in C.
 CALLS = {
-    "one request in a read": (15.0, 20.0),
+    "one request in a read": (14.0, 20.0),
     "400 requests in a read": (1.0, 8.0),
     "a batch of 100": (1.3, 5.3),
     "400 requests for threads, an executor's": (10.1, 18.1),
@@ -28,10 +28,10 @@ CALLS = {
 }
 # For one request, from dataReceived to transport.write: functions of Python's, and modules of ours.
 ROUTES = {
-    "the fast path": (15, 5),
-    "the caller's timeout": (38, 14),
-    "a trace": (28, 12),
-    "named arguments": (39, 14),
+    "the fast path": (14, 4),
+    "the caller's timeout": (26, 9),
+    "a trace": (23, 8),
+    "named arguments": (28, 10),
 }
 # For all of them together.
 SYSTEM_CALLS = {

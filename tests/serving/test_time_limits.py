@@ -95,6 +95,7 @@ def test_a_call_that_ends_in_time_is_answered(network: MemoryNetwork) -> None:
     assert wire.ask(request(1, "echo", 5, timeout=0.001)) == [
         {"jsonrpc": "2.0", "id": 1, "result": 5}
     ]
+    assert network.reactor.getDelayedCalls() == [], "a call that ends at once needs no timer"
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5])
