@@ -14,22 +14,18 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
 from kn_sock._blocking.link import BlockingCall, BlockingConnection, ConnectionRef, FutureCall
-from kn_sock._blocking.reactor_thread import Outcome, ReactorThread, reactor_thread
+from kn_sock._blocking.reactor_thread import Outcome, reactor_thread
+from kn_sock._blocking.server import BlockingServer
 from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
-from kn_sock._server.listening import LISTEN_BACKLOG
 from kn_sock._serving.context import time_left
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
-from kn_sock.errors import ConnectionLost
 from kn_sock.options import check_count
-from kn_sock.server import RPCServerService
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike
@@ -39,9 +35,6 @@ if TYPE_CHECKING:
     from kn_sock.methods.table import Functions
 
 __all__ = ["RPCClient", "start_rpc_server"]
-
-# How long after its event is set a server notices.
-_EVENT_SECONDS = 0.1
 
 DEFAULT_WINDOW = 100
 
@@ -338,92 +331,37 @@ def start_rpc_server(
 
     Args:
         port: the port to listen on; 0 picks a free one.
-        register_funcs: what can be called: a mapping of names to callables, an object, a module, or
-            a `MethodTable`. ``None`` with a *portal* whose avatars have functions of their own.
-        host: the address of the interface; ``"0.0.0.0"`` for all of them.
-        shutdown_event: ends the server when it is set; without one, Ctrl-C or the process's end
-            does.
-        on_ready: called with the address and the port once it listens.
+        register_funcs: the functions: a mapping of names to callables, an object, a module, or a
+            `MethodTable`. ``None`` with a *portal* whose avatars have functions of their own.
+        host: the address of the interface; ``"0.0.0.0"`` for all interfaces.
+        shutdown_event: stops the server when it is set; without one, Ctrl-C or the end of the
+            process does.
+        on_ready: called with the address and the port once the server listens.
         options: the other options of `RPCServerFactory`: ``portal``, ``tls_cert``, ``tls_key``,
             ``tls_client_ca``, and the `ServerOptions`.
 
     Raises:
-        OSError: it cannot listen there, ``errno.EADDRINUSE`` where the port is in use; or a file
-            that an option names cannot be read.
+        OSError: the address cannot be listened on, with ``errno.EADDRINUSE`` if the port is in use;
+            or a file named by an option cannot be read.
         TypeError, ValueError: the functions or an option cannot be used.
-        SystemExit: a method asked for the end of the process.
-        RuntimeError: this is the reactor's thread.
+        SystemExit: a method raised it.
+        RuntimeError: called on the reactor's thread.
 
-    Works on the main thread and on any other, several times at once. No signal handler is
-    installed. Ctrl-C a second time ends what is under way, too.
+    Thread: any but the reactor's; several servers may run at once. No signal handler is installed.
+    A second Ctrl-C aborts the calls in flight.
     """
     if type(port) is not int or not 0 <= port < 65536:
         raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
-    thread = reactor_thread()
-    thread.check()
-    ends = threading.Event()
-    exits: list[BaseException] = []
-    services: list[RPCServerService] = []
-
-    def exit_asked(exception: BaseException) -> None:
-        exits.append(exception)
-        ends.set()
-
-    def listen() -> Deferred[Any]:
-        kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
-        endpoint = kind(thread.reactor, port, backlog=LISTEN_BACKLOG, interface=host)
-        service = RPCServerService(
-            endpoint, register_funcs, reactor=thread.reactor, on_exit=exit_asked, **options
-        )
-        services.append(service)
-        return service.listen()
-
-    # From here on Ctrl-C may come at any time: it ends what has been begun by then.
+    server = BlockingServer(reactor_thread(), host, port, register_funcs, options)
+    # From here on Ctrl-C may come at any time: it ends what has begun by then.
     try:
-        listening: Any = thread.call(listen)
+        bound = server.listen()
         if on_ready is not None:
-            bound = listening.getHost()
             on_ready(bound.host, bound.port)
-        _wait_for_either(shutdown_event, ends, thread)
+        server.wait(shutdown_event)
     except KeyboardInterrupt:
         pass
     finally:
-        _stop(services, thread)
-    if exits:
-        raise exits[0]
-
-
-def _stop(services: list[RPCServerService], thread: ReactorThread) -> None:
-    """Stop the service, if it was made by the time when the reactor's thread comes to this."""
-
-    def stop() -> Deferred[Any]:
-        return DeferredList([service.stopService() for service in services])
-
-    def abort() -> None:
-        for service in services:
-            service.factory.abort()
-
-    try:
-        thread.call(stop)
-    except KeyboardInterrupt:
-        # Asked twice: what is under way is not waited for.
-        thread.call(abort)
-    except ConnectionLost:
-        # With the interpreter everything ends, and a daemon thread has nobody to tell.
-        if not thread.is_ending:
-            raise
-
-
-def _wait_for_either(
-    shutdown_event: threading.Event | None, ends: threading.Event, thread: ReactorThread
-) -> None:
-    waited = ends if shutdown_event is None else shutdown_event
-    seconds = 1.0 if shutdown_event is None else _EVENT_SECONDS
-    try:
-        while not waited.wait(seconds) and not ends.is_set() and thread.is_alive:
-            pass
-    except RuntimeError as problem:
-        # Ctrl-C that comes where the event lets go of its lock has it let go of twice.
-        if isinstance(problem.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
+        server.stop()
+    if server.exits:
+        raise server.exits[0]

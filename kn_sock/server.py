@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
@@ -41,6 +41,7 @@ from kn_sock.protocol import ConnectionContext, RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._observe.stats import Stats
+    from kn_sock.methods.signature import Method
 
 __all__ = ["RPCServerFactory", "RPCServerService"]
 
@@ -125,24 +126,7 @@ class RPCServerFactory(Factory):
         self.knows_callers = portal is not None or tls_client_ca is not None
         tls = server_options(tls_cert, tls_key, tls_client_ca)
         self._around = None if tls is None else tls_around(tls, reactor)
-        clock = cast(IReactorTime, reactor)
-        turn = WriteCoalescer(clock)
-        runner = Runner(
-            served if self._gate is None else self._gate.before,
-            self.options,
-            turn,
-            cast(IReactorFromThreads, reactor).callFromThread,
-            on_exit or self._stop_reactor,
-            self._reports,
-        )
-        self._context = ConnectionContext(
-            runner,
-            turn,
-            clock,
-            RequestEncoder(cancellation=self.options.cancellation),
-            handshake_timeout=_HANDSHAKE_TIMEOUT,
-            intercepting=intercepting(self.options.callback_interceptors, reactor),
-        )
+        self._context = self._make_context(served, on_exit)
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
         # Those whose TLS handshake is not done.
@@ -150,6 +134,31 @@ class RPCServerFactory(Factory):
         # Those that are one too many, while they are told so.
         self._refused: set[OverLimitProtocol] = set()
         self._is_draining = False
+
+    def _make_context(
+        self,
+        served: Mapping[str, Method],
+        on_exit: Callable[[BaseException], object] | None,
+    ) -> ConnectionContext:
+        """Return what the connections share."""
+        clock = cast(IReactorTime, self._reactor)
+        turn = WriteCoalescer(clock)
+        runner = Runner(
+            served if self._gate is None else self._gate.before,
+            self.options,
+            turn,
+            cast(IReactorFromThreads, self._reactor).callFromThread,
+            on_exit or self._stop_reactor,
+            self._reports,
+        )
+        return ConnectionContext(
+            runner,
+            turn,
+            clock,
+            RequestEncoder(cancellation=self.options.cancellation),
+            handshake_timeout=_HANDSHAKE_TIMEOUT,
+            intercepting=intercepting(self.options.callback_interceptors, self._reactor),
+        )
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:

@@ -211,7 +211,7 @@ def test_an_endless_line_is_answered_once_and_skipped(peer: Peer, methods: Metho
         peer.send(b"x" * MOST)
     assert codes(peer, 1) == [-32007]
     ours = [
-        reader.protocol._framer
+        reader.protocol._reader._framer
         for reader in thread.call(thread.reactor.getReaders)
         if getattr(reader, "server", None) is not None
     ]
