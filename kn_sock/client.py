@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress, IReactorFromThreads, IReactorT
 from twisted.internet.protocol import Factory
 from typing_extensions import override
 
+from kn_sock._calling.context import ConnectionContext
 from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._client.endpoints import EndpointLike, endpoints_for
 from kn_sock._client.failover import Connector, OnConnected
@@ -27,7 +28,7 @@ from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import ServerOptions, check_flag, options_from
-from kn_sock.protocol import ConnectionContext, RPCProtocol
+from kn_sock.protocol import RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike

@@ -6,10 +6,9 @@ our own, and `Closing` knows how the connection opens and ends.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted
@@ -23,12 +22,11 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
-from kn_sock._calling.options import CallOptions
 from kn_sock._calling.pending import ClientCall, PendingCalls
 from kn_sock._intercept.serving import ServeInterceptors
 from kn_sock._io.closing import Closing, Input, State
 from kn_sock._io.flow import FlowControl
-from kn_sock._io.outbox import Outbox, WriteCoalescer
+from kn_sock._io.outbox import Outbox
 from kn_sock._io.reader import Reader
 from kn_sock._io.tls import tls_problem
 from kn_sock._io.transport import (
@@ -48,14 +46,13 @@ from kn_sock._serving.fastpath import FAST
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.documents import DocumentFramer
 from kn_sock._wire.framing import Framer, LineFramer
-from kn_sock._wire.requests import RequestEncoder
 from kn_sock._wire.session import Session
-from kn_sock.connection import Intercepts, RPCConnection
+from kn_sock.connection import RPCConnection
 from kn_sock.errors import ParseError, RPCError
 
 if TYPE_CHECKING:
+    from kn_sock._calling.context import ConnectionContext, IConnectionObserver
     from kn_sock._observe.reports import ConnectionReport
-    from kn_sock._serving.runner import Runner
     from kn_sock._wire.events import Request
     from kn_sock.methods.signature import Method
     from kn_sock.options import Framing, ServerOptions
@@ -68,44 +65,6 @@ _FRAMERS: Final[dict[Framing, type[Framer]]] = {
     "lines": LineFramer,
     "documents": DocumentFramer,
 }
-
-
-@dataclasses.dataclass
-class ConnectionContext:
-    """What the connections of one factory share.
-
-    Attributes:
-        runner: the methods that the peer may call, and how they run.
-        turn: collects what is written.
-        reactor: their reactor.
-        writer: encodes our own calls, and numbers them across connections.
-        call_options: the default options of our own calls.
-        handshake_timeout: seconds for the TLS handshake; ``None`` if something else limits it.
-        intercepting: runs the interceptors around our own calls; ``None`` without any.
-        thread_id: the thread of the reactor, once there has been a connection.
-    """
-
-    runner: Runner
-    turn: WriteCoalescer
-    reactor: Any
-    writer: RequestEncoder = dataclasses.field(default_factory=RequestEncoder)
-    call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
-    handshake_timeout: float | None = None
-    intercepting: Intercepts | None = None
-    thread_id: int = 0
-
-
-class IConnectionObserver(Protocol):
-    """What makes connections, and is notified of their lives."""
-
-    def connection_made(self, protocol: RPCProtocol) -> None:
-        """A connection has a transport."""
-
-    def connection_opened(self, protocol: RPCProtocol) -> None:
-        """Calls can be made over a connection."""
-
-    def connection_ended(self, protocol: RPCProtocol) -> None:
-        """A connection has ended."""
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
+from kn_sock._calling.context import ConnectionContext
 from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._io.transport import address_text
@@ -37,7 +38,7 @@ from kn_sock.auth import table_of
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import ServerOptions, options_from
-from kn_sock.protocol import ConnectionContext, RPCProtocol
+from kn_sock.protocol import RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._observe.stats import Stats

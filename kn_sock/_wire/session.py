@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import UNSET, UnsetType
 
-from kn_sock._wire.batches import BatchReply
+from kn_sock._wire.batches import BatchReply, within_limit
 from kn_sock._wire.decoding import (
     LONG_BYTES,
     UNREADABLE,
@@ -29,7 +29,6 @@ from kn_sock._wire.decoding import (
     time_limit_of,
 )
 from kn_sock._wire.dialects import JSONRPC_1, JSONRPC_2, KN_SOCK, Dialect
-from kn_sock._wire.encoding import reply_too_long
 from kn_sock._wire.events import (
     Answered,
     Cancel,
@@ -352,7 +351,7 @@ class Session(Generic[P]):
             return None
         line = request.dialect.encode_result(request.id, result)
         if len(line) > self._max_line_bytes or request.batch is not None:
-            return self._answer_within_limits(request, line, is_result=True)
+            return within_limit(request, line, self._max_line_bytes, is_result=True)
         return line
 
     def refuse(self, request: Request, error: RPCError) -> bytes | None:
@@ -361,30 +360,8 @@ class Session(Generic[P]):
             return None
         line = request.dialect.encode_error(request.id, error)
         if len(line) > self._max_line_bytes or request.batch is not None:
-            return self._answer_within_limits(request, line)
+            return within_limit(request, line, self._max_line_bytes)
         return line
-
-    def _answer_within_limits(
-        self, request: Request, line: bytes, *, is_result: bool = False
-    ) -> bytes | None:
-        limit = self._max_line_bytes
-        batch = request.batch
-        size = len(line)
-        if batch is not None:
-            batch.encode_plain()
-            size += batch.size
-        if size > limit:
-            error = reply_too_long(size, limit)
-            line = request.dialect.encode_error(request.id, error)
-            if is_result:
-                request.replaced_by = error
-            if len(line) > limit:
-                # Even the id alone exceeds the limit.
-                line = request.dialect.encode_error(None, error)
-        if batch is None:
-            return line
-        batch.add(line)
-        return batch.line()
 
     # --- calls out --------------------------------------------------------------------------------
 
