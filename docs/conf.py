@@ -1,23 +1,58 @@
 """How Sphinx builds the documentation: ``python -m sphinx -W -b html docs docs/_build/html``."""
 
-from kn_sock._version import __version__
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from inventories import write_inventories  # noqa: E402
+
+from kn_sock._version import __version__  # noqa: E402
 
 project = "kn_sock"
 author = "The kn_sock authors"
 copyright = "2026, The kn_sock authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 
-# A name in single backticks is a Python name, linked where it is documented here.
+# A name in single backticks is a Python name, linked where it is documented.
 default_role = "py:obj"
 
-html_theme = "alabaster"
-html_theme_options = {"description": "Call Python functions in another process"}
+html_theme = "furo"
+html_title = f"kn_sock {release}"
+html_static_path = ["static"]
+html_css_files = ["kn_sock.css"]
 exclude_patterns = ["_build"]
+
+# Prompts and output are not copied.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+
+# The build needs no network: the inventories are made of the names that are referred to.
+intersphinx_mapping = write_inventories(HERE / "_build")
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+# Names of private modules and classes stay out of signatures.
+autodoc_type_aliases = {
+    "Functions": "Functions",
+    "EndpointLike": "EndpointLike",
+    "CredentialsLike": "CredentialsLike",
+    "OnConnected": "OnConnected",
+    "Interceptor": "Interceptor",
+    "DialectName": "DialectName",
+    "BatchEntry": "BatchEntry",
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

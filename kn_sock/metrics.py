@@ -1,6 +1,6 @@
 """Where Prometheus fetches the figures: a page, and a service that serves it.
 
-It needs ``prometheus_client``, which ``pip install 'kn-sock[metrics]'`` brings: the format that
+It needs ``prometheus_client``, which ``pip install prometheus_client`` brings: the format that
 Prometheus reads is its.
 """
 

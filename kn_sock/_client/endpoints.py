@@ -64,7 +64,7 @@ def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStream
         return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
     except Exception as problem:
         if kind in ("tls", "ssl") and isinstance(problem, (NameError, ImportError)):
-            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
+            raise ValueError(f"{endpoint!r} needs TLS: pip install 'twisted[tls]'") from problem
         raise ValueError(
             f"{endpoint!r} is no client endpoint ({problem}); "
             "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"

@@ -17,7 +17,7 @@ try:
         Metric,
     )
 except ImportError as problem:
-    raise ImportError("metrics need prometheus_client: pip install 'kn-sock[metrics]'") from problem
+    raise ImportError("metrics need prometheus_client: pip install prometheus_client") from problem
 
 __all__ = ["CONTENT_TYPE_LATEST", "REGISTRY", "CollectorRegistry", "generate_latest", "stats_in"]
 

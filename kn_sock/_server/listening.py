@@ -57,7 +57,7 @@ def _described(endpoint: str, reactor: Any) -> IStreamServerEndpoint:
         return cast(IStreamServerEndpoint, serverFromString(reactor, description))
     except Exception as problem:
         if kind == "ssl" and isinstance(problem, (NameError, ImportError)):
-            raise ValueError(f"{endpoint!r} needs TLS: pip install 'kn-sock[tls]'") from problem
+            raise ValueError(f"{endpoint!r} needs TLS: pip install 'twisted[tls]'") from problem
         if kind == "systemd" and isinstance(problem, LookupError):
             raise ValueError(
                 f"{endpoint!r}: no such socket was given to this process; is its .socket unit "

@@ -46,7 +46,7 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
         from OpenSSL.SSL import Error
         from twisted.internet import ssl
     except ImportError as problem:
-        raise ValueError("tls_cert needs TLS: pip install 'kn-sock[tls]'") from problem
+        raise ValueError("tls_cert needs TLS: pip install 'twisted[tls]'") from problem
     certificate, *chain = _certificates(ssl, "tls_cert", cert)
     trusted = None
     if client_ca is not None:

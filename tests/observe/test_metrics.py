@@ -231,4 +231,4 @@ def test_without_the_package_everything_else_works_and_the_error_names_the_extra
     )
     said = without_prometheus(code)
     assert said.startswith("<class 'dict'>")
-    assert "ImportError: metrics need prometheus_client: pip install 'kn-sock[metrics]'" in said
+    assert "ImportError: metrics need prometheus_client: pip install prometheus_client" in said
