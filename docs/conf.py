@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation: ``python -m sphinx -W -b html docs docs/_build/html``."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -43,16 +44,35 @@ intersphinx_mapping = write_inventories(HERE / "_build")
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-# Names of private modules and classes stay out of signatures.
+# Aliases are shown by their names.
 autodoc_type_aliases = {
-    "Functions": "Functions",
-    "EndpointLike": "EndpointLike",
-    "CredentialsLike": "CredentialsLike",
-    "OnConnected": "OnConnected",
-    "Interceptor": "Interceptor",
-    "DialectName": "DialectName",
-    "BatchEntry": "BatchEntry",
+    name: name
+    for name in (
+        "CredentialsLike",
+        "DialectName",
+        "EndpointLike",
+        "Functions",
+        "Interceptor",
+        "OnConnected",
+    )
 }
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+
+
+def show_public_names(app, what, name, obj, options, signature, returns):
+    """Remove the names of private modules from a signature."""
+
+    def public(text):
+        text = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text or "")
+        return re.sub(r"\bkn_sock\.[\w.]*\.(?=\w)", "", text)
+
+    if signature is None:
+        return None
+    return public(signature), public(returns) or None
+
+
+def setup(app):
+    """Connect what is done for each signature."""
+    app.connect("autodoc-process-signature", show_public_names)

@@ -42,6 +42,13 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The longest chain of imports, in modules.
 LONGEST_CHAIN = 11
 
+# Lines of a module and of a function, at most; and those that have more, which may not grow.
+MODULE_LINES = 400
+FUNCTION_LINES = 50
+LONG_MODULES = {"kn_sock.protocol": 520}
+# The loop of the fast path: a function more would be a call more for each request.
+LONG_FUNCTIONS = {"kn_sock._serving.fastpath.serve": 95}
+
 PURE = ["_display", "errors", "options", "_wire", "methods"]
 IMPURE = {
     "twisted",
@@ -142,7 +149,11 @@ def test_the_longest_chain_of_imports_is_short() -> None:
 
 def test_no_module_is_long() -> None:
     long = {module: len(file.read_text("utf-8").splitlines()) for module, file in MODULES.items()}
-    assert {module: lines for module, lines in long.items() if lines > 400} == {}
+    assert {
+        module: lines
+        for module, lines in long.items()
+        if lines > LONG_MODULES.get(module, MODULE_LINES)
+    } == {}
 
 
 def test_no_function_is_long() -> None:
@@ -151,8 +162,9 @@ def test_no_function_is_long() -> None:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = (node.end_lineno or 0) - node.body[0].lineno + 1
-                if lines > 50:
-                    found[f"{module}.{node.name}"] = lines
+                name = f"{module}.{node.name}"
+                if lines > LONG_FUNCTIONS.get(name, FUNCTION_LINES):
+                    found[name] = lines
     assert found == {}
 
 
