@@ -50,7 +50,7 @@ class IToken(ICredentials):
     token: Any = Attribute("The token, bytes.")
 
     def checkToken(token: bytes) -> bool:  # noqa: N805  # an interface's methods have no self
-        """Tell whether this is the token, in a time that does not depend on where they differ."""
+        """Whether the tokens are equal, in constant time."""
 
 
 def is_same_secret(one: bytes, other: bytes) -> bool:
@@ -59,7 +59,7 @@ def is_same_secret(one: bytes, other: bytes) -> bool:
 
 
 def secret_bytes(secret: str) -> bytes:
-    """Give the bytes of a secret, whatever text it is."""
+    """Return the bytes of a secret, whatever text it is."""
     return secret.encode("utf-8", "surrogatepass")
 
 
@@ -72,7 +72,7 @@ class Password:
         self.password = secret_bytes(password)
 
     def checkPassword(self, password: bytes) -> bool:
-        """Tell whether this is the password, in a time that does not depend on it."""
+        """Whether this is the password, in constant time."""
         return is_same_secret(self.password, password)
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Token:
         self.token = secret_bytes(token)
 
     def checkToken(self, token: bytes) -> bool:
-        """Tell whether this is the token, in a time that does not depend on it."""
+        """Whether this is the token, in constant time."""
         return is_same_secret(self.token, token)
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class PasswordChecker:
         self._passwords = _bytes_of(passwords, "a user's name", "a password")
 
     def requestAvatarId(self, credentials: IUsernamePassword) -> Deferred[bytes | tuple[()]]:
-        """Give the name; the Deferred fails with ``UnauthorizedLogin`` if all is not well."""
+        """Return a Deferred with the username; it fails with ``UnauthorizedLogin``."""
         name = credentials.username
         password = self._passwords.get(name)
         is_right = credentials.checkPassword(b"" if password is None else password)
@@ -141,7 +141,7 @@ class TokenChecker:
         self._tokens = _bytes_of(tokens, "a token", "an identity")
 
     def requestAvatarId(self, credentials: IToken) -> Deferred[bytes | tuple[()]]:
-        """Give whose the token is; the Deferred fails with ``UnauthorizedLogin`` if nobody's."""
+        """Return a Deferred with the token's owner; it fails with ``UnauthorizedLogin``."""
         found = None
         for token, identity in self._tokens.items():
             if credentials.checkToken(token):
@@ -171,7 +171,7 @@ class TokenFile:
         self._read()
 
     def requestAvatarId(self, credentials: IToken) -> Deferred[bytes | tuple[()]]:
-        """Give whose the token is; the Deferred fails with ``UnauthorizedLogin`` if nobody's."""
+        """Return a Deferred with the token's owner; it fails with ``UnauthorizedLogin``."""
         return maybeDeferred(lambda: TokenChecker(self._read()).requestAvatarId(credentials))
 
     def _read(self) -> dict[str, str]:
@@ -239,7 +239,7 @@ class MethodsRealm:
     def requestAvatar(
         self, avatarId: bytes | tuple[()], mind: object, *interfaces: Any
     ) -> Deferred[Any]:
-        """Give the avatar of an identity, as `IRealm` says."""
+        """Return the avatar of an identity, as `IRealm` specifies."""
         if IMethods not in interfaces:
             return maybeDeferred(_cannot_provide, interfaces)
         if self._choose is None:
@@ -265,7 +265,7 @@ def identity_text(avatar_id: object) -> str:
 
 
 def functions_of(avatar: Any) -> Any:
-    """Give what an avatar lets its owner call: its ``functions``, or itself."""
+    """Return what an avatar offers: its ``functions``, or itself."""
     if isinstance(avatar, (Mapping, ModuleType)):
         return avatar
     if IMethods.providedBy(avatar):

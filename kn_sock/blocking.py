@@ -1,6 +1,6 @@
-"""Calls and servers for code without a reactor: the same verbs, plain values.
+"""Blocking API: `RPCClient` and `start_rpc_server`.
 
-Everything here hands work to the background reactor of `_reactor_thread` and waits for the outcome.
+The work is done on the background reactor of `_blocking.reactor_thread`; the caller waits for it.
 """
 
 from __future__ import annotations
@@ -45,35 +45,33 @@ class RPCClient:
     Args:
         host: a name or an address.
         port: the port, from 1 to 65535.
-        timeout: seconds that a call may take; ``None`` for no limit.
-        connect_timeout: seconds for a connection to be made, with the TLS handshake and
-            *on_connected*; ``None`` for no limit.
+        timeout: the time limit of calls, in seconds; ``None`` for no limit.
+        connect_timeout: seconds for a connection, including the TLS handshake and *on_connected*;
+            ``None`` for no limit.
         on_connected: called with each new `RPCConnection`, on the background reactor's thread. It
-            may give a Deferred or a coroutine, and is done before any call goes out. It must not
-            block; to call the server, it uses that connection. If it fails, the connection is
-            closed, and counts as not made.
-        queue_while_disconnected: whether calls wait while no connection can be made: for as long as
-            each may take, in which it is tried again and again. The first connection may then be
-            absent, too. Otherwise it raises at once, and later a call that finds the connection
-            lost tries to connect once.
+            may return a Deferred or a coroutine, and completes before any call is sent. It must not
+            block, and must use that connection for its calls. If it fails, the connection is closed
+            and counts as not made.
+        queue_while_disconnected: whether calls wait while no connection can be made, within their
+            time limit; the first connection may then be missing, too. Otherwise the constructor
+            raises at once, and a call that finds the connection lost tries once to connect.
         dialect: how calls are written: ``"2.0"``, ``"1.0"``, or ``"kn-sock"`` for a server that
             still runs kn-sock 0.3.
-        funcs: functions that the server may call in turn; they run in threads.
-        credentials: what to log in with, on each new connection, before anything else: a tuple of a
-            username and a password, or a token.
+        funcs: functions that the server may call; they run in threads.
+        credentials: for the login on each new connection: a tuple of a username and a password, or
+            a token.
         interceptors: functions around each call, on the background reactor's thread.
-        options: how the server's calls are treated, by name; see `ServerOptions`. Its
-            ``max_line_bytes`` is the longest reply, too.
+        options: the `ServerOptions` for calls by the server; ``max_line_bytes`` limits replies too.
 
     Raises:
-        ConnectFailed: there is no such host, or nobody answers. It is an ``OSError``; a refusal is
-            a ``ConnectionRefusedError`` too.
+        ConnectFailed: the host does not exist or does not answer. It is an ``OSError``; a refused
+            connection is also a ``ConnectionRefusedError``.
         LoginFailed: the server refused the credentials. It is a `ConnectFailed`.
-        RuntimeError: this is the reactor's thread.
+        RuntimeError: called on the reactor's thread.
 
-    It may be used by any number of threads at once: their calls share the connection, and none
-    waits for another's. A connection that was lost is made anew by the next call. It is a context
-    manager, which closes it. After ``fork()`` the child has to make its own.
+    Thread: any number at once; calls share the connection and do not wait for each other. The next
+    call reconnects if the connection was lost. As a context manager it closes itself. After
+    ``fork()``, the child needs a client of its own.
     """
 
     def __init__(
@@ -141,16 +139,16 @@ class RPCClient:
     # --------------------------------------------------------------------------------------
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a method, and wait for its result; every argument after its name goes to the method.
+        """Call a method and return its result. All other arguments are passed to the method.
 
         Raises:
             RemoteError: the function raised; where it raised a builtin exception, this is one too.
             RPCError: the peer refused the call; its subclasses say why.
-            CallTimeout, ConnectionLost: no reply came; ``maybe_executed`` says whether the function
-                may have run.
-            ConnectFailed: the connection was lost before, and could not be made anew.
+            CallTimeout, ConnectionLost: there was no reply; ``maybe_executed`` is whether the
+                function may have run.
+            ConnectFailed: the connection was lost before, and reconnecting failed.
             TypeError, ValueError: an argument cannot be sent.
-            RuntimeError: this is the reactor's thread.
+            RuntimeError: called on the reactor's thread.
         """
         check_method(method)
         link = self._checked_link()
@@ -167,11 +165,11 @@ class RPCClient:
         return BlockingCall(method, timeout, outcome=Outcome(link.thread))
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
-        """Send a notification: nothing comes back, not even an error.
+        """Send a notification. There is no reply, not even an error.
 
         Raises:
             ConnectionLost, ConnectFailed, TypeError, ValueError: it was not sent.
-            CallTimeout: it was not sent, as no connection came within ``timeout``.
+            CallTimeout: it was not sent, as there was no connection within ``timeout``.
         """
         check_method(method)
         link = self._checked_link()
@@ -186,10 +184,10 @@ class RPCClient:
         link.thread.call(link.channel.send_notification, line, self._options.timeout)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Begin a call, and return at once.
+        """Start a call, and return at once.
 
         Returns:
-            A future with what `call` would return or raise. Cancelling it cancels the call.
+            A future of what `call` would return or raise. Cancelling it cancels the call.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -207,12 +205,12 @@ class RPCClient:
 
         Args:
             method: the name.
-            iterables: where the arguments come from, as for the builtin `map`.
-            window: how many calls are under way at once, at most.
+            iterables: the arguments, as for the builtin `map`.
+            window: the most calls in flight at once.
 
         Returns:
-            An iterator of the results in order. A call that failed raises where its result would
-            have been, and ends it.
+            An iterator of the results, in order. A failed call raises in the place of its result,
+            and ends the iteration.
         """
         check_method(method)
         check_count("window", window, least=1)
@@ -251,7 +249,7 @@ class RPCClient:
                     link.give_up(call)
 
     def batch(self) -> Batch[list[Any]]:
-        """Begin a batch; its ``send`` returns the results, with exceptions where calls failed."""
+        """Return a new batch. Its ``send`` returns the results, or exceptions, in order."""
         return Batch(self._send_batch)
 
     def _send_batch(self, entries: list[BatchEntry]) -> list[Any]:
@@ -272,13 +270,13 @@ class RPCClient:
         return Remote(self.call)
 
     def with_options(self, **options: Any) -> RPCClient:
-        """Give the same connection with other options for each call.
+        """Return the same connection with other call options.
 
         Args:
             options: ``timeout``, in seconds; ``propagate_deadline``; ``traceparent``, the trace
-                that the calls belong to; ``idempotent=True`` for methods that may be run twice. A
-                call that was written when the connection was lost is then sent once more, over a
-                new one, within its time; a batch is, where none of its calls had ended.
+                that the calls belong to; ``idempotent=True`` for methods that may run twice: a call
+                that was written when the connection was lost is then sent once more over the next
+                one, within its time limit; a batch only if none of its calls had ended.
         """
         other = type(self).__new__(type(self))
         other._handle = self._handle
@@ -293,9 +291,9 @@ class RPCClient:
     # ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connection, once what was written has left; what waits for a reply fails.
+        """Send what was written, and close the connection. Calls in flight fail.
 
-        Idempotent. Any thread but the reactor's.
+        Idempotent. Thread: any but the reactor's.
         """
         self._handle.link.close()
 
@@ -312,7 +310,7 @@ class RPCClient:
 
 
 def _first_result(under_way: deque[BlockingCall]) -> Any:
-    # It stays among the others for as long as it is waited for, to be given up with them.
+    # It stays in the queue while it is awaited, to be cancelled with the others.
     result = under_way[0].outcome.wait()
     under_way.popleft()
     return result

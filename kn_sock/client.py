@@ -52,17 +52,17 @@ _CLIENT_OPTIONS = (
 
 
 class ClientFactory(Factory):
-    """Builds the calling end of connections.
+    """Builds the client's end of connections.
 
     Args:
         reactor: the reactor that they are on.
         dialect: how calls are written: ``"2.0"``, ``"1.0"`` or ``"kn-sock"``.
-        timeout: seconds that a call may take unless said otherwise; ``None`` for no limit.
-        propagate_deadline: whether the peer is told how long that is, unless said otherwise.
-        funcs: what the peer may call in turn.
+        timeout: the default time limit of calls, in seconds; ``None`` for no limit.
+        propagate_deadline: whether calls carry their time limit by default.
+        funcs: what the peer may call.
         interceptors: functions around each call that is made.
         callback_interceptors: functions around each call that is served.
-        turn: gathers what is written; shared by factories on one reactor that write together.
+        turn: collects what is written; factories on one reactor may share it.
         on_exit: as for `RPCServerFactory`.
         options: how the peer's calls are treated, by name; see `ServerOptions`.
     """
@@ -125,14 +125,14 @@ class ClientFactory(Factory):
         return protocol
 
     def connection_made(self, protocol: RPCProtocol) -> None:
-        """Take note of a connection."""
+        """Register a connection."""
         self._connections.add(protocol)
 
     def connection_opened(self, protocol: RPCProtocol) -> None:
-        """Take note that a connection is of use: whoever dialled it waits for that."""
+        """Nothing: the connector waits for the connection to open."""
 
     def connection_ended(self, protocol: RPCProtocol) -> None:
-        """Take note that a connection is gone."""
+        """Discard a connection."""
         self._connections.discard(protocol)
         self._ended(protocol)
         if not self._connections:
@@ -140,7 +140,7 @@ class ClientFactory(Factory):
             self._reports.close()
 
     def close(self) -> Deferred[None]:
-        """Close every connection, of use or not yet.
+        """Close every connection, open or not yet.
 
         Returns:
             A Deferred that fires when they are closed.
@@ -161,28 +161,25 @@ def connect(
     """Connect to a server.
 
     Args:
-        endpoint: a Twisted client endpoint or its description, as ``"tcp:localhost:8080"``,
-            ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``; or several of them in a list,
-            which are tried in order, until one answers.
+        endpoint: a Twisted client endpoint or its description, such as ``"tcp:localhost:8080"``,
+            ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``; or a list of them, which are
+            tried in order until one answers.
         reactor: the reactor; by default the global one.
-        connect_timeout: seconds for the connection to be made, at each endpoint, with the TLS
-            handshake and *on_connected*; ``None`` for no limit but the endpoint's own.
-        on_connected: called with the connection when it is made. It may give a Deferred or a
-            coroutine, and is waited for. If it fails, the connection is closed, and counts as not
-            made.
-        credentials: what to log in with, before anything else: a tuple of a username and a
-            password, or a token.
-        options: ``timeout``, seconds that a call may take (30; ``None`` for no limit);
-            ``propagate_deadline``, whether the server is told of that (no); ``dialect`` (``"2.0"``,
-            ``"1.0"``, ``"kn-sock"``); ``interceptors``, functions around each call that is made;
-            ``funcs``, functions that the server may call in turn; and the `ServerOptions` for
-            those.
+        connect_timeout: seconds for each endpoint, including the TLS handshake and *on_connected*;
+            ``None`` for no limit but the endpoint's own.
+        on_connected: called with each new connection. It may return a Deferred or a coroutine,
+            which is awaited. If it fails, the connection is closed and counts as not made.
+        credentials: for the login, which comes first: a tuple of a username and a password, or a
+            token.
+        options: ``timeout``, the time limit of calls in seconds (30; ``None`` for no limit);
+            ``propagate_deadline``, whether calls carry it (no); ``dialect`` (``"2.0"``, ``"1.0"``,
+            ``"kn-sock"``); ``interceptors``, functions around each call; ``funcs``, functions that
+            the server may call; and the `ServerOptions` for those.
 
     Returns:
-        A Deferred that fires with the connection, or fails with `ConnectFailed`, which is an
-        ``OSError``, and where each endpoint refuses, a ``ConnectionRefusedError`` too; where the
-        login is refused, with `LoginFailed`. Its ``__cause__`` is what went wrong. Cancelling it
-        gives up.
+        A Deferred that fires with the connection. It fails with `ConnectFailed`, an ``OSError``
+        (also a ``ConnectionRefusedError`` if every endpoint refuses), or with `LoginFailed`; the
+        ``__cause__`` is the error of Twisted. Cancelling it ends the attempt.
 
     Raises:
         ValueError, TypeError: a description or an option cannot be used.
@@ -203,30 +200,28 @@ def connect(
 
 
 class RPCClientService(Service, DeferredVerbs):
-    """A client that connects when it is started, and again whenever the connection is lost.
+    """A client that connects when it is started, and reconnects when the connection is lost.
 
     Args:
         endpoint: where to connect, as for `connect`: one endpoint or several. Each attempt begins
             with the first.
         reactor: the reactor; by default the global one.
-        retry_policy: how long to wait before an attempt: a function of the number of attempts that
-            failed, to seconds, as for `ClientService
-            <twisted.application.internet.ClientService>`. By default the wait grows from 0.1 s to
-            30 s, with jitter.
+        retry_policy: a function from the number of failed attempts to the seconds before the next
+            one, as for `ClientService <twisted.application.internet.ClientService>`. By default
+            the wait grows from 0.1 s to 30 s, with jitter.
         connect_timeout: as for `connect`.
-        on_connected: as for `connect`, for each connection: it is done before any call goes out
-            that waited for the connection. Its own calls have to be made over the connection that
-            it is given. If it fails, that is logged, and the service tries again.
-        queue_while_disconnected: whether a call that is made while there is no connection waits for
-            one: for as long as it may take in all, then it fails with `CallTimeout`; at most 1,000
-            wait. Otherwise it fails at once with `ConnectionLost`.
-        credentials: as for `connect`, for each connection. When a login is refused, the calls that
-            wait fail with `LoginFailed`; the service tries again.
+        on_connected: as for `connect`, for each connection. It completes before any waiting call is
+            sent, and must use the connection that it gets. If it fails, that is logged, and the
+            service tries again.
+        queue_while_disconnected: whether calls wait while there is no connection: within their
+            time limit, at most 1,000 of them. Otherwise they fail at once with `ConnectionLost`.
+        credentials: as for `connect`, for each connection. If the login is refused, waiting calls
+            fail with `LoginFailed`, and the service tries again.
         options: as for `connect`.
 
-    Its verbs are `RPCConnection`'s. When the connection is lost, a call that was not written yet
-    waits for the next one. A call that was written fails with `ConnectionLost`, and is not sent
-    again, unless ``with_options(idempotent=True)`` allows it.
+    Calls are made as over `RPCConnection`. If the connection is lost, a call that was not written
+    waits for the next one. A call that was written fails with `ConnectionLost`; it is sent again
+    only with ``with_options(idempotent=True)``.
 
     Reactor: its thread only.
     """

@@ -52,7 +52,7 @@ class Channel(Protocol):
         """Send a line that is not answered; it may wait so many seconds for a connection."""
 
     def cancel_call(self, call: ClientCall) -> object:
-        """Give a call up."""
+        """Cancel a call."""
 
     def close(self) -> Deferred[None]:
         """Close the connection."""
@@ -148,7 +148,7 @@ class DeferredVerbs:
         return Remote(self.call)
 
     def with_options(self, **options: Any) -> RPCConnection:
-        """Give the same connection with other options for each call.
+        """Return the same connection with other call options.
 
         Args:
             options: ``timeout``, in seconds; ``propagate_deadline``; ``traceparent``, the trace

@@ -1,4 +1,4 @@
-"""The options of a server: one list, from which the factory, the script and twistd all read."""
+"""The options of a server, declared once: for the factory, for scripts and for twistd."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class ServerOptions:
     Attributes:
         max_line_bytes: the longest line, in bytes, in either direction. A longer request is
             answered with -32007, a longer reply becomes the error -32008; the connection goes on.
-        max_pending: calls of one connection that may be under way at once. As many again are read
-            and wait, so that a cancellation or the peer's goodbye behind them is heard; past those,
-            no more is read from that connection until a call ends.
+        max_pending: calls of one connection that may be in flight at once. As many again are read
+            and wait, so that a cancellation or an EOF behind them is read; past those, reading
+            pauses until a call ends.
         max_batch: members that a batch may have; a larger one is answered with -32010.
         max_connections: connections that a server has at once; one more is told -32009, and closed.
             ``None`` for no limit.
@@ -71,7 +71,7 @@ class ServerOptions:
             read. What is sent has its newline in any case.
         unversioned: the dialect of requests with an ``id`` and without ``jsonrpc``: ``"1.0"``,
             whose they are, or ``"2.0"``, for clients that leave out the version alone.
-        cancellation: how a call is given up, at either end. ``"lsp"``: ``$/cancelRequest``, with
+        cancellation: how a call is cancelled, at either end. ``"lsp"``: ``$/cancelRequest``, with
             the ``id``. ``"mcp"``: ``notifications/cancelled``, with the ``requestId``. ``"none"``:
             not at all, for peers that take exception to it.
         executor: runs the functions instead of a pool of our own; any thread-based
@@ -89,32 +89,40 @@ class ServerOptions:
             of ``True`` has them counted there; servers may share one.
     """
 
-    max_line_bytes: int = _option(MAX_LINE_BYTES, "longest line, in bytes, in either direction")
-    max_pending: int = _option(MAX_PENDING, "calls of one connection under way at once")
-    max_batch: int = _option(MAX_BATCH, "members that a batch may have")
-    max_connections: int | None = _option(None, "connections at once; none for no limit")
-    threads: int = _option(default_threads, "threads for functions that may block; 0 for none")
-    call_timeout: float | None = _option(None, "seconds that a call may take; none for no limit")
+    max_line_bytes: int = _option(MAX_LINE_BYTES, "the longest line in either direction, in bytes")
+    max_pending: int = _option(MAX_PENDING, "the most calls in flight per connection")
+    max_batch: int = _option(MAX_BATCH, "the most members of a batch")
+    max_connections: int | None = _option(None, "the most connections at once; none for no limit")
+    threads: int = _option(
+        default_threads, "threads for functions that may block; 0 runs all on the reactor"
+    )
+    call_timeout: float | None = _option(
+        None, "cancel a call after this many seconds; none for no limit"
+    )
     idle_timeout: float | None = _option(
-        None, "seconds without a message, after which to close; none for no limit"
+        None, "close a connection after this many seconds without a message; none for no limit"
     )
     send_timeout: float | None = _option(
-        SEND_TIMEOUT, "seconds for a peer that does not read; none for no limit"
+        SEND_TIMEOUT,
+        "disconnect a peer that accepts no data for this many seconds; none for no limit",
     )
     drain_timeout: float | None = _option(
-        DRAIN_TIMEOUT, "seconds for calls under way when stopping"
+        DRAIN_TIMEOUT,
+        "seconds for calls in flight to finish when the server stops; none for no limit",
     )
-    login_timeout: float | None = _option(60.0, "seconds to log in, where that is asked for")
+    login_timeout: float | None = _option(
+        60.0, "seconds for a connection to log in, if logins are required; none for no limit"
+    )
     expose_errors: bool = _option(True, "send the text of an exception to the caller")
     share_tracebacks: bool = _option(False, "send the traceback of an exception to the caller")
     framing: Framing = _option(  # noqa: RUF009  # a string, under another name
-        "lines", "where messages of the peer end: lines or documents"
+        "lines", "how messages of the peer end: lines or documents"
     )
     unversioned: Unversioned = _option(  # noqa: RUF009  # a string, under another name
         "1.0", "dialect of requests with an id and without jsonrpc: 1.0 or 2.0"
     )
     cancellation: Cancellation = _option(  # noqa: RUF009  # a string, under another name
-        "lsp", "how calls are given up: lsp, mcp or none"
+        "lsp", "how calls are cancelled: lsp, mcp or none"
     )
     executor: Executor | None = None
     interceptors: Sequence[Any] = ()

@@ -374,7 +374,7 @@ class RPCProtocol(LineReceiver):
 
     @property
     def connection(self) -> RPCConnection:
-        """The verbs to call the peer with."""
+        """The connection, for calls to the peer."""
         try:
             return self._connection
         except AttributeError:
@@ -419,7 +419,7 @@ class RPCProtocol(LineReceiver):
         )
 
     def cancel_call(self, call: ClientCall) -> object:
-        """Give a call up, and tell the peer."""
+        """Cancel a call, and notify the peer."""
         return self.calls().cancel(call)
 
     def calls(self) -> PendingCalls:

@@ -1,4 +1,4 @@
-"""The serving end: a factory to listen with, and a service that listens and drains."""
+"""Servers: a factory, and a service that listens and drains."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class RPCServerFactory(Factory):
     """Serves functions to every connection: ``endpoint.listen(RPCServerFactory(FUNCS))``.
 
     Args:
-        funcs: what can be called: a mapping of names to callables, an object, a module, or a
-            `MethodTable`. With a *portal* whose avatars have functions of their own, ``None``.
+        funcs: the functions: a mapping of names to callables, an object, a module, or a
+            `MethodTable`. ``None`` with a *portal* whose avatars have functions of their own.
         reactor: the reactor that the connections are on; by default the global one.
         on_exit: called with the ``SystemExit`` or ``KeyboardInterrupt`` that a method raised, on
             the reactor's thread; by default the reactor is stopped.
         portal: a `Portal <twisted.cred.portal.Portal>`: callers have to log in, and its avatars
-            say what each may call; see `MethodsRealm <kn_sock.auth.MethodsRealm>`. Without one,
-            whoever connects may call everything.
+            determine what each may call; see `MethodsRealm <kn_sock.auth.MethodsRealm>`. Without
+            one, anyone who connects may call everything.
         tls_cert: path of a PEM file with the server's certificate, and those that lead to its CA:
             every connection speaks TLS.
         tls_key: path of a PEM file with the certificate's private key; by default it is in
@@ -191,18 +191,18 @@ class RPCServerFactory(Factory):
         return refusing
 
     def connection_made(self, protocol: RPCProtocol) -> None:
-        """Take note of a connection, whose TLS handshake may be to come."""
+        """Register a connection, before its TLS handshake."""
         self._unopened.add(protocol)
 
     def connection_opened(self, protocol: RPCProtocol) -> None:
-        """Take note of a connection over which calls can come."""
+        """Register a connection over which calls can come."""
         self._unopened.discard(protocol)
         self.connections.add(protocol)
         if self._gate is not None:
             self._gate.opened(protocol)
 
     def connection_ended(self, protocol: RPCProtocol) -> None:
-        """Take note that a connection is gone."""
+        """Discard a connection."""
         self._unopened.discard(protocol)
         self.connections.discard(protocol)
         if self._gate is not None:
@@ -237,7 +237,7 @@ class RPCServerFactory(Factory):
         return self._reports.stats
 
     def drain(self) -> Deferred[None]:
-        """Refuse new calls with -32009, let those under way finish, flush, close the connections.
+        """Refuse new calls with -32009, finish the calls in flight, flush, close all connections.
 
         What is still open after ``drain_timeout`` seconds is aborted.
 
@@ -259,7 +259,7 @@ class RPCServerFactory(Factory):
         return closed.addCallback(done)
 
     def abort(self) -> None:
-        """Close every connection at once, whatever is under way."""
+        """Close every connection at once, with the calls in flight."""
         for refused in list(self._refused):
             refused.transport.abortConnection()
         for protocol in list(self.connections):

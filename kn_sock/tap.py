@@ -238,7 +238,7 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
 
 
 def _observing(options: Options) -> tuple[dict[str, Any], list[IService]]:
-    """Give the options by which the servers, all alike, are observed; and the services beside them.
+    """Return the options by which the servers are observed, and the services for that.
 
     Raises:
         UsageError: something cannot be found, opened or used.
@@ -310,7 +310,7 @@ def _endpoint_of(port: str, host: str) -> str:
 
 
 def _from_here(endpoint: str) -> str:
-    """Give a relative path in an endpoint its directory: twistd leaves it before it listens."""
+    """Make a relative path in an endpoint absolute: twistd changes its directory."""
     found = _RELATIVE.match(endpoint)
     if found is None:
         return endpoint

@@ -1,7 +1,7 @@
-"""Test code that serves or calls, without a socket, a thread or a clock on the wall.
+"""Test servers and clients in memory, without sockets, threads or real time.
 
 The real server and the real client run over a wire in memory. Nothing moves by itself:
-``pair.pump()`` delivers what was written, ``pair.advance(seconds)`` lets time pass. The wire
+``pair.pump()`` delivers what was written, ``pair.advance(seconds)`` advances the time. The wire
 honours a receiver that pauses, splits bytes anywhere, holds either direction back, and can be cut
 in the middle of a line::
 
@@ -69,7 +69,7 @@ class MemoryReactor(Clock):
 
     @override
     def advance(self, amount: float) -> None:
-        """Let time pass, and make what is due by now happen.
+        """Advance the time, and run what is due.
 
         One turn, as a reactor takes it: what is asked for in it happens in the next, even when it
         is due at once.
@@ -185,11 +185,11 @@ class MemoryTransport:
         self._ends_writing = True
 
     def getPeer(self) -> IPv4Address:
-        """Give the other end's address."""
+        """Return the address of the other end."""
         return self._peer_address
 
     def getHost(self) -> IPv4Address:
-        """Give this end's address."""
+        """Return the address of this end."""
         return self._address
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
@@ -269,7 +269,7 @@ class _MemoryPort:
         return succeed(None)
 
     def getHost(self) -> IPv4Address:
-        """Give the address that is listened on."""
+        """Return the address that is listened on."""
         return self._network.address
 
 
@@ -349,7 +349,7 @@ class Pair:
         self.network.pump()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, then deliver."""
+        """Advance the time, then deliver."""
         self.network.reactor.advance(seconds)
         self.network.pump()
 

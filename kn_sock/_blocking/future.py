@@ -59,7 +59,7 @@ class CallFuture(Future[Any]):
             super().set_exception(exception)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Give the result, or raise the error; wait for it, *timeout* seconds at most."""
+        """Return the result, or raise the error, within *timeout* seconds."""
         first = self._first
         if type(first) is tuple and first[1] is None:
             return first[0]
@@ -82,7 +82,7 @@ class CallFuture(Future[Any]):
         return True
 
     def release(self) -> Callable[[], object] | None:
-        """Let go of what cancels the call; give it to the first who asks."""
+        """Detach and return what cancels the call, once."""
         # One step, which two threads cannot both take.
         give_up: Callable[[], object] | None = vars(self).pop("_give_up", None)
         return give_up

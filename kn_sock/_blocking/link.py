@@ -218,7 +218,7 @@ class BlockingConnection:
         self.thread.submit(self.channel.start, [call], line)
 
     def verbs(self, options: CallOptions) -> RPCConnection:
-        """Give the verbs that have the interceptors around them. Reactor: its thread."""
+        """Return the connection with the interceptors around its calls. Reactor: its thread."""
         return RPCConnection(self.channel, options, self.intercepting)
 
     def _begin_intercepted(
@@ -236,7 +236,7 @@ class BlockingConnection:
             call.succeed(result)
 
     def give_up(self, call: ClientCall) -> None:
-        """Cancel a call, soon. Any thread."""
+        """Cancel a call, soon. Thread: any."""
         self.thread.submit(self._give_up, call)
 
     def _give_up(self, call: ClientCall) -> None:

@@ -61,13 +61,13 @@ class Outcome:
         self.is_there = False
 
     def succeed(self, result: Any) -> None:
-        """Give the result."""
+        """Set the result."""
         if not self.is_there:
             self._result = result
             self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Give the error."""
+        """Set the error."""
         if not self.is_there and not self._thread.is_ending:
             self._error = error
             self._wake()
@@ -277,7 +277,7 @@ _left_over: list[ReactorThread] = []
 
 
 def reactor_thread() -> ReactorThread:
-    """Give the background reactor of this process, starting it when it does not run. Any thread."""
+    """Return the background reactor of this process, started if necessary. Thread: any."""
     global _running
     with _lock:
         if _running is None or not _running.is_alive:

@@ -1,4 +1,4 @@
-"""The verbs that every face has alike: per-call options, the attribute proxy, the batch.
+"""Call options, attribute proxy and batch, shared by all clients.
 
 Pure: what they return is up to the face that makes them, a Deferred or a plain value.
 """
@@ -42,11 +42,11 @@ class CallOptions:
             raise TypeError(f"traceparent must be a string or None, not {self.traceparent!r:.60}")
 
     def told(self, timeout: float | None) -> float | None:
-        """Give what the peer is told of a call that may take so many seconds."""
+        """Return the time limit that the peer is told, in seconds; ``None`` for none."""
         return timeout if self.propagate_deadline else None
 
     def replaced(self, changes: Mapping[str, Any]) -> CallOptions:
-        """Give these options with some of them changed.
+        """Return these options with some of them changed.
 
         Raises:
             TypeError: there is no option of that name.

@@ -262,9 +262,9 @@ class PendingCalls:
         )
 
     def cancel_all(self) -> None:
-        """Tell the peer that nobody waits any more, before this side closes.
+        """Cancel every call at the peer, before this side closes.
 
-        It could take the close for no more than the end of our requests, and go on for ever.
+        The peer could take the close for a half-close, and go on.
         """
         for call in list(self._session.pending.values()):
             if call.line_number != _QUEUED:

@@ -1,4 +1,4 @@
-"""What a client logs in with, and the login itself: the first thing that a connection is for."""
+"""The credentials of a client, and the login."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Credentials:
 
 
 def refusal_text(problem: RPCError) -> str:
-    """Say what a server's answer to a login means."""
+    """Return the meaning of a server's answer to a login."""
     if isinstance(problem, MethodNotFound):
         return "the server has no login: leave credentials= out, if that is meant to be"
     return f"the login failed: {problem}"

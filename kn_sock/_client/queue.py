@@ -48,7 +48,7 @@ class _Waiting:
         return again.loss if again is not None else None
 
     def stop_timer(self) -> None:
-        """Let the time that it may wait be: the wait is over."""
+        """Cancel the timer: the wait is over."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -87,7 +87,7 @@ class RequestQueue:
     # -----------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Let calls wait again, after `end`."""
+        """Queue calls again, after `end`."""
         self._ended = None
 
     def opened(self, protocol: RPCProtocol) -> None:
@@ -107,7 +107,7 @@ class RequestQueue:
                 self._fail(one, problem)
 
     def ended(self, protocol: RPCProtocol) -> bool:
-        """Take note that a connection is gone; tell whether it was the present one."""
+        """Discard a connection; return whether it was the current one."""
         if self._protocol is not protocol:
             return False
         self._protocol = None
@@ -116,7 +116,7 @@ class RequestQueue:
         return True
 
     def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
-        """Let wait what a connection left open: what was not written, or may be run twice.
+        """Queue what a connection left open, if it was not written or may be run twice.
 
         A batch is sent again whole, or not at all. What was written twice is given up.
         """
@@ -202,7 +202,7 @@ class RequestQueue:
         return done
 
     def cancel_call(self, call: ClientCall) -> object:
-        """Give a call up, written or not."""
+        """Cancel a call, written or not."""
         for one in self._waiting:
             if call in one.calls:
                 # What shares its line is given up with it: a batch is cancelled as a whole.

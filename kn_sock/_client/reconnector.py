@@ -76,7 +76,7 @@ class Reconnector:
             self._pause()
 
     def stop(self) -> None:
-        """Give up what is under way or due."""
+        """Stop the current attempt and the timer."""
         self._failures = 0
         if self._timer is not None:
             self._timer.cancel()

@@ -64,7 +64,7 @@ class Deadlines:
         heapq.heapify(self._others)
 
     def times(self) -> dict[int, float]:
-        """Give when the time of each open call comes, in the clock's seconds."""
+        """Return the deadline of each open call, in the clock's seconds."""
         every = (*self._in_order, *self._others)
         return {call_id: when for when, call_id in every if call_id in self._open}
 

@@ -1,4 +1,4 @@
-"""What a failure of TLS means, for a person who has to do something about it."""
+"""TLS errors, with what to do about them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADVICE = (
 
 
 def handshake_problem(problem: BaseException) -> str:
-    """Say why a handshake failed, and what can be done."""
+    """Return why a handshake failed, and what to do."""
     kind = type(problem).__name__
     text = _text_of(problem)
     for sign, advice in _ADVICE:
@@ -33,7 +33,7 @@ def handshake_problem(problem: BaseException) -> str:
 
 
 def tls_problem(reason: BaseException | None) -> str | None:
-    """Say what went wrong where TLS ended a connection; ``None`` where it did not."""
+    """Return the error if TLS ended a connection, or ``None``."""
     # By its name: to import the class needs pyOpenSSL, which only TLS needs.
     if reason is None or not type(reason).__module__.startswith("OpenSSL"):
         return None
@@ -41,7 +41,7 @@ def tls_problem(reason: BaseException | None) -> str | None:
 
 
 def _text_of(problem: BaseException) -> str:
-    """Give the words of an error: OpenSSL's own come as a list of triples, the last of them."""
+    """Return the text of an error; OpenSSL's are lists of triples."""
     queue = problem.args[0] if problem.args else None
     if isinstance(queue, list) and queue and isinstance(queue[-1], tuple):
         return "; ".join(str(entry[-1]) for entry in queue if entry)

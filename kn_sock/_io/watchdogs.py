@@ -1,4 +1,4 @@
-"""What a connection is watched for: a peer that does not read, and one that does nothing at all."""
+"""Watchdogs for a peer that does not read, and for an idle connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class SendWatchdog:
-    """Gives up a peer that takes nothing of what waits to be sent to it.
+    """Disconnects a peer that accepts no data.
 
     Args:
         clock: the reactor.
@@ -32,13 +32,13 @@ class SendWatchdog:
         self._timer: IDelayedCall | None = None
 
     def begin(self) -> None:
-        """Watch from now on: more waits than should. Idempotent."""
+        """Start to watch. Idempotent."""
         if self._timer is None and self._timeout is not None:
             self._taken_before = self._taken()
             self._timer = self._clock.callLater(self._timeout, self._check)
 
     def end(self) -> None:
-        """Watch no more. Idempotent."""
+        """Stop to watch. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -53,7 +53,7 @@ class SendWatchdog:
 
 
 class IdleWatchdog:
-    """Closes a connection on which nothing happens.
+    """Closes an idle connection.
 
     Args:
         clock: the reactor.
@@ -77,11 +77,11 @@ class IdleWatchdog:
         self._timer: IDelayedCall | None = clock.callLater(timeout, self._check)
 
     def heard(self) -> None:
-        """Take note that the peer sent something."""
+        """Restart: the peer sent something."""
         self._heard = self._clock.seconds()
 
     def end(self) -> None:
-        """Watch no more. Idempotent."""
+        """Stop to watch. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

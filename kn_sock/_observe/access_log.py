@@ -19,7 +19,7 @@ class FollowedFile(BaseLogFile):
 
     @override
     def shouldRotate(self) -> bool:
-        """Tell whether another file, or none, has the name now."""
+        """Whether another file, or none, has the name now."""
         ours = os.fstat(self._file.fileno())
         try:
             named = os.stat(self.path)

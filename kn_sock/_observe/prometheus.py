@@ -45,11 +45,11 @@ class StatsCollector:
         self._stats = stats
 
     def describe(self) -> Iterator[Metric]:
-        """Give every figure, for the registry to see that no name is taken."""
+        """Return every metric, so that the registry can check for duplicate names."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """Give every figure. Any thread."""
+        """Return every metric. Thread: any."""
         stats = self._stats
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"kn_sock_{name}", text, value=getattr(stats, name))
@@ -87,7 +87,7 @@ _by_registry: WeakKeyDictionary[CollectorRegistry, Stats] = WeakKeyDictionary()
 
 
 def stats_in(registry: Any, given: Stats | None) -> Stats:
-    """Give the figures that are read in a registry; those that are given, where it has none yet.
+    """Return the metrics that a registry exports; the given ones, if it has none yet.
 
     Raises:
         TypeError: it is no registry.

@@ -47,7 +47,7 @@ def stats_methods(options: ServerOptions, reports: Reports) -> dict[str, Method]
 def _reader(stats: Stats) -> Callable[[], dict[str, Any]]:
     @in_reactor
     def read() -> dict[str, Any]:
-        """Give the figures of this server: connections, calls by method and outcome, and more."""
+        """Return the metrics of this server: connections, calls by method and outcome, and more."""
         return stats.as_dict()
 
     return read

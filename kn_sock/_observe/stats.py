@@ -117,7 +117,7 @@ class Stats:
         self._open.add(source)
 
     def closed(self, source: Source) -> None:
-        """Keep what a connection counted, and ask it no more."""
+        """Add the counts of a connection that has ended."""
         if source in self._open:
             self._open.remove(source)
             self._received_bytes += source.received_bytes
@@ -187,7 +187,7 @@ class Stats:
         return self._late_replies + self._sum("late_replies")
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all the figures in a form that JSON has."""
+        """Return all metrics as a JSON object."""
         return {
             "connections": {
                 "open": self.open_connections,
@@ -215,7 +215,7 @@ class Stats:
 
 
 def cumulated(buckets: list[int]) -> dict[str, int]:
-    """Say for each bound how many took that long at most, as Prometheus does."""
+    """Return cumulative counts for the bounds of a histogram, as Prometheus does."""
     total = 0
     found = {}
     for bound, count in zip((*map(str, map(float, BUCKETS)), "+Inf"), buckets.copy(), strict=True):

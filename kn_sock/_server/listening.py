@@ -24,7 +24,7 @@ _UNIX = getattr(socket, "AF_UNIX", None)
 
 
 def kind_of(description: str) -> str:
-    """Give the first word of a description: of what is behind a proxy's header, if there is one."""
+    """Return the kind of an endpoint; of the wrapped one, for ``haproxy:``."""
     return description.removeprefix("haproxy:").partition(":")[0]
 
 

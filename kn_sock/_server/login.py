@@ -114,7 +114,7 @@ class LoginGuard:
         return login.attempt(_credentials_of(secrets, named))
 
     def ask(self, credentials: Any, protocol: RPCProtocol) -> Deferred[tuple[str, Any]]:
-        """Ask the portal; the Deferred fires with the identity and the portal's own result."""
+        """Log in at the portal; the Deferred fires with the identity and the portal's result."""
         # Portal.login does not tell the avatar's id; only its realm is told.
         noting = RecordingRealm(self._portal.realm)
         portal = copy.copy(self._portal)
@@ -123,7 +123,7 @@ class LoginGuard:
         return asking.addCallback(lambda result: (noting.identity, result))
 
     def methods_of(self, avatar: Any) -> Mapping[str, Method]:
-        """Give the methods that an avatar's owner may call.
+        """Return the methods that an avatar offers.
 
         Raises:
             TypeError, ValueError: they cannot be used.
@@ -144,7 +144,7 @@ class RecordingRealm:
         self.identity = ""
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: Any) -> Any:
-        """Ask the real one.
+        """Query the application's realm.
 
         Raises:
             TypeError: the checker gave no identity: ``None`` for no, or a generator not run.

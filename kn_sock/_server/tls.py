@@ -72,7 +72,7 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
 
 
 def tls_around(options: Any, reactor: Any) -> Callable[[Protocol], Protocol]:
-    """Give a function that puts TLS around a protocol."""
+    """Return a function that wraps a protocol in TLS."""
     from twisted.protocols.tls import TLSMemoryBIOFactory
 
     # Without a clock it would take the global reactor's, which may not be this one.

@@ -44,7 +44,7 @@ def converter_of(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
 
 
 def plain_kind(convert: Callable[[Any], Any] | None) -> type | None:
-    """Give the type whose values a converter passes as they are, if it is one of JSON's own."""
+    """Return the JSON type whose values a converter passes unchanged, if any."""
     if isinstance(convert, functools.partial) and convert.func is _convert_plain:
         kind: type = convert.args[0]
         return kind
@@ -125,7 +125,7 @@ def _completer_of_fields(info: Any, known: dict[Any, Completer]) -> Completer:
 
 
 def is_convertible(annotation: Any) -> bool:
-    """Tell whether JSON values can be checked against a type: not for ``Any`` or other classes."""
+    """Whether JSON values can be checked against a type: not for ``Any`` or other classes."""
     try:
         info = msgspec.inspect.type_info(annotation)
     except Exception:
@@ -140,7 +140,7 @@ def _is_foreign(info: Any) -> bool:
 
 
 def _parts_of(info: Any) -> list[Any]:
-    """Give what a container's type, or a union, is made of."""
+    """Return the arguments of a container's type or a union."""
     parts = [getattr(info, name, None) for name in ("item_type", "key_type", "value_type")]
     parts += getattr(info, "types", None) or getattr(info, "item_types", None) or ()
     return [part for part in parts if part is not None]

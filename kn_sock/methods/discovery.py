@@ -67,7 +67,7 @@ class Schemas:
         self._schemas = [*zip(annotations, schemas, strict=True)]
 
     def of(self, annotation: Any) -> Any:
-        """Give the schema of an annotation; that of anything where it has none."""
+        """Return the schema of an annotation; the empty one if it has none."""
         # Compared by identity: not every annotation can be hashed.
         return next((schema for known, schema in self._schemas if known is annotation), {})
 

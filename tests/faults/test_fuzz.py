@@ -111,6 +111,6 @@ def test_an_exception_is_found_and_made_short(
 def test_a_batch_that_is_not_answered_is_found(
     checker: fuzz.Checker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "_answer_within_limits", lambda self, request, line: None)
+    monkeypatch.setattr(Session, "refuse", lambda self, request, error: None)
     with pytest.raises(AssertionError, match="never answered"):
         checker.check(b'[{"jsonrpc":"2.0","id":1,"method":"f"}]\n')

@@ -417,7 +417,7 @@ def test_without_pyopenssl_it_is_said_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "twisted.internet.ssl", None)
     monkeypatch.delattr("twisted.internet.ssl", raising=False)
-    with pytest.raises(ValueError, match=r"pip install 'kn-sock\[tls\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'twisted\[tls\]'"):
         RPCServerFactory(FUNCS, tls_cert=files / "server.crt", tls_key=files / "server.key")
 
 
