@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
@@ -29,142 +29,6 @@ _LEAST_LINE_BYTES = 1024
 def default_threads() -> int:
     """Count the threads that a pool has at most when nothing else is said."""
     return min(32, (os.cpu_count() or 1) + 4)
-
-
-def _option(default: Any, help_text: str) -> Any:
-    metadata = {"help": help_text}
-    if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ServerOptions:
-    """How a server treats its connections.
-
-    Attributes:
-        max_line_bytes: the longest line, in bytes, in either direction. A longer request is
-            answered with -32007, a longer reply becomes the error -32008; the connection goes on.
-        max_pending: calls of one connection that may be in flight at once. As many again are read
-            and wait, so that a cancellation or an EOF behind them is read; past those, reading
-            pauses until a call ends.
-        max_batch: members that a batch may have; a larger one is answered with -32010.
-        max_connections: connections that a server has at once; one more is told -32009, and closed.
-            ``None`` for no limit.
-        threads: threads that run the functions which may block; 0 runs every function on the
-            reactor.
-        call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
-            answered with -32001. ``None`` for no limit but the caller's own.
-        idle_timeout: seconds without a message, and without a call under way in either direction,
-            after which a connection is closed. ``None`` for no limit.
-        send_timeout: seconds in which a peer to which much waits to be sent has to take some of it;
-            it is disconnected otherwise. ``None`` for no limit.
-        drain_timeout: seconds that calls under way may still take when the server stops; ``None``
-            for no limit.
-        login_timeout: where callers have to log in, seconds that a connection has for it, before it
-            is closed; ``None`` for no limit.
-        expose_errors: whether the text of an exception that a function raised goes to the caller.
-            Without it the caller gets "internal error" and a reference, which the log has too.
-        share_tracebacks: whether the traceback goes to the caller too.
-        framing: where a message of the peer ends. ``"lines"``: at its newline. ``"documents"``:
-            where its JSON does, for peers that send no newline, or several in a message; slower to
-            read. What is sent has its newline in any case.
-        unversioned: the dialect of requests with an ``id`` and without ``jsonrpc``: ``"1.0"``,
-            whose they are, or ``"2.0"``, for clients that leave out the version alone.
-        cancellation: how a call is cancelled, at either end. ``"lsp"``: ``$/cancelRequest``, with
-            the ``id``. ``"mcp"``: ``notifications/cancelled``, with the ``requestId``. ``"none"``:
-            not at all, for peers that take exception to it.
-        executor: runs the functions instead of a pool of our own; any thread-based
-            `concurrent.futures.Executor`. The caller shuts it down.
-        interceptors: functions around each call that is served, the first one outermost; see
-            :doc:`observability`.
-        callback_interceptors: the same around each call that this end makes over its connections,
-            back to those who call it. For a client, whose calls are the other way round, it is the
-            other way round: ``interceptors`` are around the calls that it makes, and these around
-            those that it serves.
-        access_log: where a line of JSON goes for each call: a path, ``"-"`` for the standard
-            output, or a function that takes the line's fields.
-        metrics: a ``prometheus_client`` registry in which the figures can be read.
-        stats: whether callers may read the figures, by the method ``rpc.stats``. A `Stats` instead
-            of ``True`` has them counted there; servers may share one.
-    """
-
-    max_line_bytes: int = _option(MAX_LINE_BYTES, "the longest line in either direction, in bytes")
-    max_pending: int = _option(MAX_PENDING, "the most calls in flight per connection")
-    max_batch: int = _option(MAX_BATCH, "the most members of a batch")
-    max_connections: int | None = _option(None, "the most connections at once; none for no limit")
-    threads: int = _option(
-        default_threads, "threads for functions that may block; 0 runs all on the reactor"
-    )
-    call_timeout: float | None = _option(
-        None, "cancel a call after this many seconds; none for no limit"
-    )
-    idle_timeout: float | None = _option(
-        None, "close a connection after this many seconds without a message; none for no limit"
-    )
-    send_timeout: float | None = _option(
-        SEND_TIMEOUT,
-        "disconnect a peer that accepts no data for this many seconds; none for no limit",
-    )
-    drain_timeout: float | None = _option(
-        DRAIN_TIMEOUT,
-        "seconds for calls in flight to finish when the server stops; none for no limit",
-    )
-    login_timeout: float | None = _option(
-        60.0, "seconds for a connection to log in, if logins are required; none for no limit"
-    )
-    expose_errors: bool = _option(True, "send the text of an exception to the caller")
-    share_tracebacks: bool = _option(False, "send the traceback of an exception to the caller")
-    framing: Framing = _option(  # noqa: RUF009  # a string, under another name
-        "lines", "how messages of the peer end: lines or documents"
-    )
-    unversioned: Unversioned = _option(  # noqa: RUF009  # a string, under another name
-        "1.0", "dialect of requests with an id and without jsonrpc: 1.0 or 2.0"
-    )
-    cancellation: Cancellation = _option(  # noqa: RUF009  # a string, under another name
-        "lsp", "how calls are cancelled: lsp, mcp or none"
-    )
-    executor: Executor | None = None
-    interceptors: Sequence[Any] = ()
-    callback_interceptors: Sequence[Any] = ()
-    access_log: Any = None
-    metrics: Any = None
-    stats: Any = False
-
-    def __post_init__(self) -> None:
-        check_count("max_line_bytes", self.max_line_bytes, least=_LEAST_LINE_BYTES)
-        check_count("max_pending", self.max_pending, least=1)
-        check_count("max_batch", self.max_batch, least=1)
-        if self.max_connections is not None:
-            check_count("max_connections", self.max_connections, least=1)
-        check_count("threads", self.threads, least=0)
-        check_seconds("call_timeout", self.call_timeout)
-        check_seconds("idle_timeout", self.idle_timeout)
-        check_seconds("send_timeout", self.send_timeout)
-        check_seconds("drain_timeout", self.drain_timeout)
-        check_seconds("login_timeout", self.login_timeout)
-        check_flag("expose_errors", self.expose_errors)
-        check_flag("share_tracebacks", self.share_tracebacks)
-        check_choice("framing", self.framing, FRAMINGS)
-        check_choice("unversioned", self.unversioned, get_args(Unversioned))
-        check_choice("cancellation", self.cancellation, get_args(Cancellation))
-        check_functions("interceptors", self.interceptors)
-        check_functions("callback_interceptors", self.callback_interceptors)
-        check_executor(self.executor)
-
-
-def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
-    """Make options of the keywords that a caller gave.
-
-    Raises:
-        TypeError: there is no such option; the text lists those that there are, and *others*.
-    """
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
-    for name in given:
-        if name not in names:
-            known = ", ".join(sorted((*names, *others)))
-            raise TypeError(f"there is no option {name}; there are {known}")
-    return kind(**given)
 
 
 def check_count(name: str, value: object, *, least: int) -> None:
@@ -220,3 +84,206 @@ def check_seconds(name: str, value: object) -> None:
     except OverflowError:
         # No clock can add it up: a call that had it would not even begin.
         raise ValueError(f"{name} is too large; None is for no limit") from None
+
+
+#: How "no limit" is written on a command line.
+NO_LIMIT = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration:
+    """What is declared of an option, beside its name, type and default.
+
+    Attributes:
+        check: raises unless a value may be used; takes the name and the value.
+        read: makes a value of the text on a command line; ``None`` for an option without a text
+            form, which only Python code can set.
+        help: what the option does.
+    """
+
+    check: Callable[[str, Any], None]
+    read: Callable[[str], Any] | None = None
+    help: str = ""
+
+
+def _declare(default: Any, declaration: Declaration) -> Any:
+    metadata = {"declaration": declaration}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _count(default: Any, help_text: str, *, least: int, may_be_none: bool = False) -> Any:
+    def check(name: str, value: object) -> None:
+        if value is not None or not may_be_none:
+            check_count(name, value, least=least)
+
+    def read(text: str) -> int | None:
+        return None if may_be_none and text == NO_LIMIT else int(text)
+
+    return _declare(default, Declaration(check, read, help_text))
+
+
+def _seconds(default: float | None, help_text: str) -> Any:
+    def read(text: str) -> float | None:
+        return None if text == NO_LIMIT else float(text)
+
+    return _declare(default, Declaration(check_seconds, read, help_text))
+
+
+def _switch(default: bool, help_text: str) -> Any:
+    def read(text: str) -> bool:
+        if text not in ("yes", "no"):
+            raise ValueError("must be yes or no")
+        return text == "yes"
+
+    return _declare(default, Declaration(check_flag, read, help_text))
+
+
+def _choice(default: str, choices: Sequence[str], help_text: str) -> Any:
+    def check(name: str, value: object) -> None:
+        check_choice(name, value, choices)
+
+    return _declare(default, Declaration(check, str, help_text))
+
+
+def _object(default: Any, check: Callable[[str, Any], None] | None = None) -> Any:
+    """Declare an option without a text form."""
+    return _declare(default, Declaration(check or (lambda name, value: None)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How a server treats its connections.
+
+    Attributes:
+        max_line_bytes: the longest line, in bytes, in either direction. A longer request is
+            answered with -32007, a longer reply becomes the error -32008; the connection goes on.
+        max_pending: calls of one connection that may be in flight at once. As many again are read
+            and wait, so that a cancellation or an EOF behind them is read; past those, reading
+            pauses until a call ends.
+        max_batch: members that a batch may have; a larger one is answered with -32010.
+        max_connections: connections that a server has at once; one more is told -32009, and closed.
+            ``None`` for no limit.
+        threads: threads that run the functions which may block; 0 runs every function on the
+            reactor.
+        call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
+            answered with -32001. ``None`` for no limit but the caller's own.
+        idle_timeout: seconds without a message, and without a call under way in either direction,
+            after which a connection is closed. ``None`` for no limit.
+        send_timeout: seconds in which a peer to which much waits to be sent has to take some of it;
+            it is disconnected otherwise. ``None`` for no limit.
+        drain_timeout: seconds that calls under way may still take when the server stops; ``None``
+            for no limit.
+        login_timeout: where callers have to log in, seconds that a connection has for it, before it
+            is closed; ``None`` for no limit.
+        expose_errors: whether the text of an exception that a function raised goes to the caller.
+            Without it the caller gets "internal error" and a reference, which the log has too.
+        share_tracebacks: whether the traceback goes to the caller too.
+        framing: where a message of the peer ends. ``"lines"``: at its newline. ``"documents"``:
+            where its JSON does, for peers that send no newline, or several in a message; slower to
+            read. What is sent has its newline in any case.
+        unversioned: the dialect of requests with an ``id`` and without ``jsonrpc``: ``"1.0"``,
+            whose they are, or ``"2.0"``, for clients that leave out the version alone.
+        cancellation: how a call is cancelled, at either end. ``"lsp"``: ``$/cancelRequest``, with
+            the ``id``. ``"mcp"``: ``notifications/cancelled``, with the ``requestId``. ``"none"``:
+            not at all, for peers that take exception to it.
+        executor: runs the functions instead of a pool of our own; any thread-based
+            `concurrent.futures.Executor`. The caller shuts it down.
+        interceptors: functions around each call that is served, the first one outermost; see
+            :doc:`observability`.
+        callback_interceptors: the same around each call that this end makes over its connections,
+            back to those who call it. For a client, whose calls are the other way round, it is the
+            other way round: ``interceptors`` are around the calls that it makes, and these around
+            those that it serves.
+        access_log: where a line of JSON goes for each call: a path, ``"-"`` for the standard
+            output, or a function that takes the line's fields.
+        metrics: a ``prometheus_client`` registry in which the figures can be read.
+        stats: whether callers may read the figures, by the method ``rpc.stats``. A `Stats` instead
+            of ``True`` has them counted there; servers may share one.
+    """
+
+    max_line_bytes: int = _count(
+        MAX_LINE_BYTES,
+        "the longest line in either direction, in bytes",
+        least=_LEAST_LINE_BYTES,
+    )
+    max_pending: int = _count(MAX_PENDING, "the most calls in flight per connection", least=1)
+    max_batch: int = _count(MAX_BATCH, "the most members of a batch", least=1)
+    max_connections: int | None = _count(
+        None, "the most connections at once; none for no limit", least=1, may_be_none=True
+    )
+    threads: int = _count(
+        default_threads, "threads for functions that may block; 0 runs all on the reactor", least=0
+    )
+    call_timeout: float | None = _seconds(
+        None, "cancel a call after this many seconds; none for no limit"
+    )
+    idle_timeout: float | None = _seconds(
+        None, "close a connection after this many seconds without a message; none for no limit"
+    )
+    send_timeout: float | None = _seconds(
+        SEND_TIMEOUT,
+        "disconnect a peer that accepts no data for this many seconds; none for no limit",
+    )
+    drain_timeout: float | None = _seconds(
+        DRAIN_TIMEOUT,
+        "seconds for calls in flight to finish when the server stops; none for no limit",
+    )
+    login_timeout: float | None = _seconds(
+        60.0, "seconds for a connection to log in, if logins are required; none for no limit"
+    )
+    expose_errors: bool = _switch(True, "send the text of an exception to the caller")
+    share_tracebacks: bool = _switch(False, "send the traceback of an exception to the caller")
+    framing: Framing = _choice(
+        "lines", FRAMINGS, "how messages of the peer end: lines or documents"
+    )
+    unversioned: Unversioned = _choice(
+        "1.0",
+        get_args(Unversioned),
+        "dialect of requests with an id and without jsonrpc: 1.0 or 2.0",
+    )
+    cancellation: Cancellation = _choice(
+        "lsp", get_args(Cancellation), "how calls are cancelled: lsp, mcp or none"
+    )
+    executor: Executor | None = _object(None, lambda _, value: check_executor(value))
+    interceptors: Sequence[Any] = _object((), lambda name, value: check_functions(name, value))
+    callback_interceptors: Sequence[Any] = _object(
+        (), lambda name, value: check_functions(name, value)
+    )
+    access_log: Any = _object(None)
+    metrics: Any = _object(None)
+    stats: Any = _object(False)
+
+    def __post_init__(self) -> None:
+        for name, declaration in declarations(type(self)).items():
+            declaration.check(name, getattr(self, name))
+
+
+def declarations(kind: type[Any]) -> dict[str, Declaration]:
+    """Return what is declared of the options of a class, by name.
+
+    Raises:
+        TypeError: an option is not declared: no command line would have it, and nothing would
+            check it.
+    """
+    found = {}
+    for field in dataclasses.fields(kind):
+        if "declaration" not in field.metadata:
+            raise TypeError(f"{kind.__name__}.{field.name} is not declared as an option")
+        found[field.name] = field.metadata["declaration"]
+    return found
+
+
+def options_from(kind: type[T], given: Mapping[str, Any], *, others: Iterable[str] = ()) -> T:
+    """Make options of the keywords that a caller gave.
+
+    Raises:
+        TypeError: there is no such option; the text lists those that there are, and *others*.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    for name in given:
+        if name not in names:
+            known = ", ".join(sorted((*names, *others)))
+            raise TypeError(f"there is no option {name}; there are {known}")
+    return kind(**given)

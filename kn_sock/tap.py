@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -27,49 +25,26 @@ from kn_sock._server.tls import server_options
 from kn_sock._version import __version__
 from kn_sock.auth import IToken, MethodsRealm
 from kn_sock.methods.table import MethodTable
-from kn_sock.options import ServerOptions
+from kn_sock.options import NO_LIMIT, ServerOptions, declarations
 from kn_sock.server import RPCServerService
 
 __all__ = ["Options", "makeService"]
 
 _DEFAULT_PORT = "8080"
-_NO_LIMIT = "none"
-
-
-def _seconds(text: str) -> float | None:
-    return None if text == _NO_LIMIT else float(text)
-
-
-def _count(text: str) -> int | None:
-    return None if text == _NO_LIMIT else int(text)
-
-
-def _switch(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise ValueError("say yes or no")
-    return text == "yes"
-
-
-# How the text of an option becomes its value, by the type that ServerOptions gives it.
-_FROM_TEXT: dict[str, Callable[[str], Any]] = {
-    "int": int,
-    "float | None": _seconds,
-    "int | None": _count,
-    "bool": _switch,
-    "Framing": str,
-    "Unversioned": str,
-    "Cancellation": str,
-}
 
 
 def _text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _NO_LIMIT if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return NO_LIMIT if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # Every server option that has a text form is an option here, by the same name.
-_SERVER_FIELDS = [field for field in dataclasses.fields(ServerOptions) if field.type in _FROM_TEXT]
+_SERVER_OPTIONS = {
+    name: declaration
+    for name, declaration in declarations(ServerOptions).items()
+    if declaration.read is not None
+}
 
 
 def _flag(name: str) -> str:
@@ -119,9 +94,8 @@ class Options(usage.Options, AuthOptionMixin):
         ["metrics", None, None,
          "serve metrics for Prometheus over HTTP: a port, HOST:PORT or a server endpoint"],
         *(
-            [_flag(field.name), None, _text_of(getattr(ServerOptions(), field.name)),
-             field.metadata["help"]]
-            for field in _SERVER_FIELDS
+            [_flag(name), None, _text_of(getattr(ServerOptions(), name)), declaration.help]
+            for name, declaration in _SERVER_OPTIONS.items()
         ),
     ]  # fmt: skip
 
@@ -183,7 +157,7 @@ class Options(usage.Options, AuthOptionMixin):
         for name in _TLS_OPTIONS:
             self[name] = self[_flag(name)]
         self._check_tls()
-        values = {field.name: self._value_of(field) for field in _SERVER_FIELDS}
+        values = {name: self._value_of(name) for name in _SERVER_OPTIONS}
         try:
             ServerOptions(**values)
         except (TypeError, ValueError) as problem:
@@ -201,10 +175,11 @@ class Options(usage.Options, AuthOptionMixin):
         if options is not None and all(_has_no_tls_of_ours(port) for port in self["ports"]):
             raise usage.UsageError("--tls-cert is for TCP ports, and no --port is one")
 
-    def _value_of(self, field: dataclasses.Field[Any]) -> Any:
-        flag = _flag(field.name)
+    def _value_of(self, name: str) -> Any:
+        flag, read = _flag(name), _SERVER_OPTIONS[name].read
+        assert read is not None
         try:
-            return _FROM_TEXT[str(field.type)](self[flag])
+            return read(self[flag])
         except ValueError as problem:
             raise usage.UsageError(f"--{flag} {self[flag]}: {problem}") from None
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kn_sock.options import ServerOptions, check_count, check_seconds, default_threads
+from kn_sock.options import ServerOptions, check_count, check_seconds, declarations, default_threads
+from kn_sock.tap import Options
 
 
 def test_the_limits_are_those_that_are_documented() -> None:
@@ -110,13 +111,58 @@ def test_an_unknown_option_is_named() -> None:
         ServerOptions(**options)
 
 
-def test_every_option_that_a_command_line_can_set_is_explained() -> None:
-    without_text = {"executor", "interceptors", "callback_interceptors"}
-    # These have flags of their own.
-    with_own_flags = {"access_log", "metrics", "stats"}
-    for field in dataclasses.fields(ServerOptions):
-        if field.name not in without_text | with_own_flags:
-            assert field.metadata["help"]
+# Options that only Python code can set; twistd has flags of its own for some of them.
+OBJECTS = {
+    *("executor", "interceptors", "callback_interceptors"),
+    *("access_log", "metrics", "stats"),
+}
+# A text for each other option, and the value that it becomes.
+TEXTS: dict[str, tuple[str, Any]] = {
+    "max_line_bytes": ("2048", 2048),
+    "max_pending": ("7", 7),
+    "max_batch": ("8", 8),
+    "max_connections": ("9", 9),
+    "threads": ("3", 3),
+    "call_timeout": ("1.5", 1.5),
+    "idle_timeout": ("2.5", 2.5),
+    "send_timeout": ("none", None),
+    "drain_timeout": ("4", 4.0),
+    "login_timeout": ("5", 5.0),
+    "expose_errors": ("no", False),
+    "share_tracebacks": ("yes", True),
+    "framing": ("documents", "documents"),
+    "unversioned": ("2.0", "2.0"),
+    "cancellation": ("mcp", "mcp"),
+}
+
+
+def test_every_option_has_a_text_form_or_is_an_object() -> None:
+    declared = declarations(ServerOptions)
+    assert {name for name, one in declared.items() if one.read is None} == OBJECTS
+    assert declared.keys() - OBJECTS == TEXTS.keys()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_option_with_a_text_form_has_a_flag_with_help_that_sets_it(name: str) -> None:
+    text, value = TEXTS[name]
+    flag = name.replace("_", "-")
+    (row,) = [row for row in Options.optParameters if row[0] == flag]
+    assert len(str(row[3])) > 10
+    options = Options()
+    options.parseOptions(["--funcs", "mymod.FUNCS", f"--{flag}", text])
+    assert options["server_options"][name] == value
+    assert getattr(ServerOptions(**options["server_options"]), name) == value
+
+
+def test_an_option_that_is_not_declared_is_an_error() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class MoreOptions(ServerOptions):
+        max_colours: complex = 3j
+
+    with pytest.raises(TypeError, match=r"MoreOptions\.max_colours is not declared as an option"):
+        declarations(MoreOptions)
+    with pytest.raises(TypeError, match="max_colours"):
+        MoreOptions()
 
 
 @pytest.mark.parametrize("name", ["interceptors", "callback_interceptors"])
