@@ -87,16 +87,16 @@ async def main(reactor: Any) -> None:
     server, client = Tracer("server", reactor), Tracer("client", reactor)
     factory = RPCServerFactory(
         {"order": order},
-        interceptors=[server.serving],
+        serve_interceptors=[server.serving],
         # Around the calls that the server makes, back to its client.
-        callback_interceptors=[server.calling],
+        call_interceptors=[server.calling],
     )
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
     connection = await connect(
         f"tcp:127.0.0.1:{port.getHost().port}",
         funcs={"which_side": which_side},
-        interceptors=[client.calling],
-        callback_interceptors=[client.serving],
+        call_interceptors=[client.calling],
+        serve_interceptors=[client.serving],
     )
     print(await connection.call("order", "curry"))
     try:

@@ -60,7 +60,8 @@ class RPCClient:
         funcs: functions that the server may call; they run in threads.
         credentials: for the login on each new connection: a tuple of a username and a password, or
             a token.
-        interceptors: functions around each call, on the background reactor's thread.
+        interceptors: an older name of ``call_interceptors``: functions around each call, on the
+            background reactor's thread.
         options: the `ServerOptions` for calls by the server; ``max_line_bytes`` limits replies too.
 
     Raises:
@@ -86,7 +87,7 @@ class RPCClient:
         dialect: DialectName = "2.0",
         funcs: Functions | None = None,
         credentials: CredentialsLike | None = None,
-        interceptors: Sequence[Interceptor] = (),
+        interceptors: Sequence[Interceptor] | None = None,
         **options: Any,
     ) -> None:
         self._open(
@@ -98,7 +99,7 @@ class RPCClient:
             dialect=dialect,
             funcs=funcs,
             credentials=credentials,
-            interceptors=interceptors,
+            **({} if interceptors is None else {"interceptors": interceptors}),
             **options,
         )
 

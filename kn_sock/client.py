@@ -27,12 +27,11 @@ from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
-from kn_sock.options import ServerOptions, check_flag, options_from
+from kn_sock.options import CLIENT_ALIASES, ServerOptions, check_flag, options_from, without_aliases
 from kn_sock.protocol import RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike
-    from kn_sock._intercept.chain import Interceptor
 
 __all__ = ["RPCClientService", "connect"]
 
@@ -60,8 +59,6 @@ class ClientFactory(Factory):
         timeout: the default time limit of calls, in seconds; ``None`` for no limit.
         propagate_deadline: whether calls carry their time limit by default.
         funcs: what the peer may call.
-        interceptors: functions around each call that is made.
-        callback_interceptors: functions around each call that is served.
         turn: collects what is written; factories on one reactor may share it.
         on_exit: as for `RPCServerFactory`.
         options: how the peer's calls are treated, by name; see `ServerOptions`.
@@ -77,8 +74,6 @@ class ClientFactory(Factory):
         timeout: float | None = DEFAULT_TIMEOUT,
         propagate_deadline: bool = False,
         funcs: Functions | None = None,
-        interceptors: Sequence[Interceptor] = (),
-        callback_interceptors: Sequence[Interceptor] = (),
         turn: WriteCoalescer | None = None,
         on_exit: Callable[[BaseException], object] | None = None,
         ended: Callable[[RPCProtocol], object] = lambda _: None,
@@ -86,11 +81,7 @@ class ClientFactory(Factory):
     ) -> None:
         methods = MethodTable(funcs)
         turn = turn or WriteCoalescer(reactor)
-        # A server's are around what it serves, a client's around what it calls.
-        options |= {
-            "interceptors": callback_interceptors,
-            "callback_interceptors": interceptors,
-        }
+        options = without_aliases(options, CLIENT_ALIASES)
         server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
         self._reports = reports_for(server_options)
         self._runner = Runner(
@@ -113,7 +104,7 @@ class ClientFactory(Factory):
             reactor,
             writer,
             call_options,
-            intercepting=intercepting(interceptors, reactor),
+            intercepting=intercepting(server_options.call_interceptors, reactor),
         )
         self._ended = ended
         self._connections: set[RPCProtocol] = set()
@@ -173,8 +164,8 @@ def connect(
             token.
         options: ``timeout``, the time limit of calls in seconds (30; ``None`` for no limit);
             ``propagate_deadline``, whether calls carry it (no); ``dialect`` (``"2.0"``, ``"1.0"``,
-            ``"kn-sock"``); ``interceptors``, functions around each call; ``funcs``, functions that
-            the server may call; and the `ServerOptions` for those.
+            ``"kn-sock"``); ``call_interceptors``, functions around each call; ``funcs``, functions
+            that the server may call; and the `ServerOptions` for those.
 
     Returns:
         A Deferred that fires with the connection. It fails with `ConnectFailed`, an ``OSError``

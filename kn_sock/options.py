@@ -190,12 +190,11 @@ class ServerOptions:
             not at all, for peers that take exception to it.
         executor: runs the functions instead of a pool of our own; any thread-based
             `concurrent.futures.Executor`. The caller shuts it down.
-        interceptors: functions around each call that is served, the first one outermost; see
-            :doc:`observability`.
-        callback_interceptors: the same around each call that this end makes over its connections,
-            back to those who call it. For a client, whose calls are the other way round, it is the
-            other way round: ``interceptors`` are around the calls that it makes, and these around
-            those that it serves.
+        serve_interceptors: functions around each call that this end serves, the first one
+            outermost; see :doc:`observability`. A server's older name for them is
+            ``interceptors``, a client's ``callback_interceptors``.
+        call_interceptors: the same around each call that this end makes. A server's older name for
+            them is ``callback_interceptors``, a client's ``interceptors``.
         access_log: where a line of JSON goes for each call: a path, ``"-"`` for the standard
             output, or a function that takes the line's fields.
         metrics: a ``prometheus_client`` registry in which the figures can be read.
@@ -247,10 +246,10 @@ class ServerOptions:
         "lsp", get_args(Cancellation), "how calls are cancelled: lsp, mcp or none"
     )
     executor: Executor | None = _object(None, lambda _, value: check_executor(value))
-    interceptors: Sequence[Any] = _object((), lambda name, value: check_functions(name, value))
-    callback_interceptors: Sequence[Any] = _object(
+    serve_interceptors: Sequence[Any] = _object(
         (), lambda name, value: check_functions(name, value)
     )
+    call_interceptors: Sequence[Any] = _object((), check_functions)
     access_log: Any = _object(None)
     metrics: Any = _object(None)
     stats: Any = _object(False)
@@ -272,6 +271,32 @@ def declarations(kind: type[Any]) -> dict[str, Declaration]:
         if "declaration" not in field.metadata:
             raise TypeError(f"{kind.__name__}.{field.name} is not declared as an option")
         found[field.name] = field.metadata["declaration"]
+    return found
+
+
+#: The older names of options, at either end.
+SERVER_ALIASES: Final = {
+    "interceptors": "serve_interceptors",
+    "callback_interceptors": "call_interceptors",
+}
+CLIENT_ALIASES: Final = {
+    "interceptors": "call_interceptors",
+    "callback_interceptors": "serve_interceptors",
+}
+
+
+def without_aliases(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Return options by their present names.
+
+    Raises:
+        TypeError: an option is given by both of its names.
+    """
+    found = dict(given)
+    for alias, name in aliases.items():
+        if alias in found:
+            if name in found:
+                raise TypeError(f"{alias} is an older name of {name}; give one of them")
+            found[name] = found.pop(alias)
     return found
 
 

@@ -148,7 +148,7 @@ class RPCProtocol(LineReceiver):
         is_prompt = not isinstance(write, SendAtOnce)
         self._outbox = Outbox(write, context.turn, is_prompt=is_prompt)
         self._serving = Dispatcher(self, self._session, self._outbox, runner, FAST)
-        if options.interceptors:
+        if options.serve_interceptors:
             self._serving.around = ServeInterceptors(self._serving, self).run
         framer = _FRAMERS[options.framing](options.max_line_bytes)
         self._reader = Reader(

@@ -37,7 +37,7 @@ from kn_sock._wire.requests import RequestEncoder
 from kn_sock.auth import table_of
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
-from kn_sock.options import ServerOptions, options_from
+from kn_sock.options import SERVER_ALIASES, ServerOptions, options_from, without_aliases
 from kn_sock.protocol import RPCProtocol
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class RPCServerFactory(Factory):
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
+        options = without_aliases(options, SERVER_ALIASES)
         self.options = options_from(ServerOptions, options, others=_OTHER_OPTIONS)
         #: The methods that are served, by name.
         self.methods = MethodTable() if funcs is None and portal is not None else table_of(funcs)
@@ -158,7 +159,7 @@ class RPCServerFactory(Factory):
             clock,
             RequestEncoder(cancellation=self.options.cancellation),
             handshake_timeout=_HANDSHAKE_TIMEOUT,
-            intercepting=intercepting(self.options.callback_interceptors, self._reactor),
+            intercepting=intercepting(self.options.call_interceptors, self._reactor),
         )
 
     @override

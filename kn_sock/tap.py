@@ -219,7 +219,7 @@ def _observing(options: Options) -> tuple[dict[str, Any], list[IService]]:
         UsageError: something cannot be found, opened or used.
     """
     found: dict[str, Any] = {
-        "interceptors": [_interceptor(name) for name in options["interceptors"]]
+        "serve_interceptors": [_interceptor(name) for name in options["interceptors"]]
     }
     if options["stats"]:
         # One for all ports, as for the metrics.

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from kn_sock.options import ServerOptions, check_count, check_seconds, declarations, default_threads
+from kn_sock.options import (
+    CLIENT_ALIASES,
+    SERVER_ALIASES,
+    ServerOptions,
+    check_count,
+    check_seconds,
+    declarations,
+    default_threads,
+    without_aliases,
+)
 from kn_sock.tap import Options
 
 
@@ -113,7 +122,7 @@ def test_an_unknown_option_is_named() -> None:
 
 # Options that only Python code can set; twistd has flags of its own for some of them.
 OBJECTS = {
-    *("executor", "interceptors", "callback_interceptors"),
+    *("executor", "serve_interceptors", "call_interceptors"),
     *("access_log", "metrics", "stats"),
 }
 # A text for each other option, and the value that it becomes.
@@ -165,7 +174,7 @@ def test_an_option_that_is_not_declared_is_an_error() -> None:
         MoreOptions()
 
 
-@pytest.mark.parametrize("name", ["interceptors", "callback_interceptors"])
+@pytest.mark.parametrize("name", ["serve_interceptors", "call_interceptors"])
 @pytest.mark.parametrize("wrong", [print, "print", None, [print, 3], {print}])
 def test_interceptors_are_a_list_of_functions(name: str, wrong: Any) -> None:
     given: dict[str, Any] = {name: wrong}
@@ -196,3 +205,19 @@ def test_a_choice_is_one_of_those_that_there_are(name: str, wrong: Any, complain
     refused: dict[str, Any] = {name: wrong}
     with pytest.raises(ValueError, match=f"^{complaint}$"):
         ServerOptions(**refused)
+
+
+def test_interceptors_have_older_names_that_mean_the_other_thing_at_the_other_end() -> None:
+    given = {"interceptors": [print], "callback_interceptors": [len], "threads": 2}
+    assert without_aliases(given, SERVER_ALIASES) == {
+        "serve_interceptors": [print],
+        "call_interceptors": [len],
+        "threads": 2,
+    }
+    assert without_aliases(given, CLIENT_ALIASES) == {
+        "call_interceptors": [print],
+        "serve_interceptors": [len],
+        "threads": 2,
+    }
+    with pytest.raises(TypeError, match="interceptors is an older name of serve_interceptors"):
+        without_aliases({"interceptors": [], "serve_interceptors": []}, SERVER_ALIASES)

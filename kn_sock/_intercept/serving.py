@@ -75,7 +75,7 @@ class ServeInterceptors:
         call = served.call = ServedCall(served, protocol)
         show(call)
         proceed = partial(self._innermost, served, call, self._prepare(call, request))
-        interceptors = dispatcher.runner.options.interceptors
+        interceptors = dispatcher.runner.options.serve_interceptors
         deferred = run_as(served, around, (interceptors, call, proceed), None)
         dispatcher.calls.answer_later(served, deferred)
         # Each refers to the other.

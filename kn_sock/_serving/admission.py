@@ -41,7 +41,7 @@ def may_bypass(options: ServerOptions, admission: Admission | None) -> bool:
     return not (
         (admission is not None and admission.is_guarded)
         or options.call_timeout is not None
-        or options.interceptors
+        or options.serve_interceptors
         or options.max_line_bytes < PLAIN_BYTES
     )
 

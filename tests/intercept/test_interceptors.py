@@ -590,7 +590,7 @@ def test_draining_waits_for_what_its_interceptors_hold(network: MemoryNetwork) -
 def test_without_interceptors_nothing_of_them_is_used() -> None:
     factory = RPCServerFactory(FUNCS, reactor=MemoryReactor())
     assert factory._context.intercepting is None
-    assert factory.options.interceptors == ()
+    assert factory.options.serve_interceptors == ()
 
 
 # --- where callers have to log in -----------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_nothing_of_it_is_on_by_default() -> None:
     (server,) = services()
     options = server.factory.options
     assert (options.access_log, options.metrics, options.stats) == (None, None, False)
-    assert list(options.interceptors) == []
+    assert list(options.serve_interceptors) == []
 
 
 def test_several_ports_count_together_and_write_one_log(directory: Path) -> None:
@@ -75,7 +75,7 @@ def test_several_ports_count_together_and_write_one_log(directory: Path) -> None
 
 def test_interceptors_are_named_in_their_order() -> None:
     (server,) = services("--interceptor", "served.refuse", "--interceptor", "served.add")
-    names = [each.__name__ for each in server.factory.options.interceptors]
+    names = [each.__name__ for each in server.factory.options.serve_interceptors]
     assert names == ["refuse", "add"]
 
 
