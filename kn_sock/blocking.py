@@ -132,7 +132,7 @@ class RPCClient:
         self._handle = ConnectionRef(link)
         self._options = link.call_options
         if link.queues:
-            thread.submit(link.connect_soon)
+            thread.submit(link.need_connection)
         else:
             thread.call(link.connect)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IAddress, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorFromThreads
 from twisted.internet.protocol import Factory
 from typing_extensions import override
 
@@ -15,8 +15,7 @@ from kn_sock._calling.context import ConnectionContext
 from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._client.endpoints import EndpointLike, endpoints_for
 from kn_sock._client.failover import Connector, OnConnected
-from kn_sock._client.queue import RequestQueue
-from kn_sock._client.reconnector import Reconnector
+from kn_sock._client.reconnecting import ReconnectingClient
 from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
@@ -32,6 +31,7 @@ from kn_sock.protocol import RPCProtocol
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike
+    from kn_sock._client.queue import RequestQueue
 
 __all__ = ["RPCClientService", "connect"]
 
@@ -235,44 +235,31 @@ class RPCClientService(Service, DeferredVerbs):
         self._factory = ClientFactory(reactor, ended=self._lost, **options)
         self._options = self._factory.settings.call_options
         self._intercepting = self._factory.settings.intercepting
-        endpoints = endpoints_for(endpoint, reactor)
-        dialler = Connector(
-            endpoints, self._factory, connect_timeout, reactor, on_connected, credentials
-        )
-        self._redialler = Reconnector(
-            dialler.dial,
-            cast(IReactorTime, reactor),
-            retry_policy,
-            is_wanted=lambda: bool(self.running),
-            up=self._up,
-            gave_up=lambda _: None,
-            refused=lambda error: self._channel.fail_waiting(error),
-        )
-        self._channel: RequestQueue = RequestQueue(
-            self._factory.settings.writer,
-            cast(IReactorTime, reactor),
+        self._client = ReconnectingClient(
+            _ServiceOwner(self),
+            self._factory,
+            endpoints_for(endpoint, reactor),
+            reactor,
+            connect_timeout=connect_timeout,
+            on_connected=on_connected,
+            credentials=credentials,
+            retry_policy=retry_policy,
             queues=queue_while_disconnected,
-            need_connection=self._need_connection,
-            close=self._close_all,
         )
+        self._channel: RequestQueue = self._client.queue
 
-    def _up(self, protocol: RPCProtocol) -> None:
-        self._channel.opened(protocol)
+    def _need_connection(self) -> None:
+        # The connection may still be there, and its peer have sent EOF.
+        if self.running:
+            self._client.reconnector.begin_later()
+
+    def _stop(self) -> None:
+        # Here too: a connection of with_options() may have been closed.
+        super().stopService()
 
     def _lost(self, protocol: RPCProtocol) -> None:
         if self._channel.ended(protocol) and self.running:
-            self._redialler.begin_later()
-
-    def _need_connection(self) -> None:
-        # It may be that the connection is there, and its peer has said that it sends no more.
-        if self.running:
-            self._redialler.begin_later()
-
-    def _close_all(self) -> Deferred[None]:
-        # Here too, as a connection made by with_options() may have been told to close.
-        super().stopService()
-        self._redialler.stop()
-        return self._factory.close()
+            self._client.reconnector.begin_later()
 
     @override
     def startService(self) -> None:
@@ -280,7 +267,7 @@ class RPCClientService(Service, DeferredVerbs):
             return
         super().startService()
         self._channel.begin()
-        self._redialler.begin()
+        self._client.reconnector.begin()
 
     @override
     def stopService(self) -> Deferred[None]:
@@ -290,3 +277,29 @@ class RPCClientService(Service, DeferredVerbs):
     def close(self) -> Deferred[None]:
         """Stop the service, as `RPCConnection.close` closes a connection. Idempotent."""
         return self.stopService()
+
+
+class _ServiceOwner:
+    """The service, as its `ReconnectingClient` sees it."""
+
+    def __init__(self, service: RPCClientService) -> None:
+        self._service = service
+
+    def is_wanted(self) -> bool:
+        """Whether the service runs."""
+        return bool(self._service.running)
+
+    def connected(self, protocol: RPCProtocol) -> None:
+        """Send what waits over a new connection."""
+        self._service._channel.opened(protocol)
+
+    def gave_up(self, error: BaseException) -> None:
+        """Nothing: a service that runs does not give up."""
+
+    def need_connection(self) -> None:
+        """Connect, if the service runs."""
+        self._service._need_connection()
+
+    def closed(self) -> None:
+        """Stop the service."""
+        self._service._stop()

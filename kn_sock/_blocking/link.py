@@ -14,9 +14,7 @@ from twisted.python.failure import Failure
 
 from kn_sock._blocking.future import CallFuture
 from kn_sock._calling.pending import ClientCall, Resend
-from kn_sock._client.failover import Connector, OnConnected
-from kn_sock._client.queue import RequestQueue
-from kn_sock._client.reconnector import Reconnector
+from kn_sock._client.reconnecting import ReconnectingClient
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
 from kn_sock.options import check_flag
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
     from kn_sock._calling.options import CallOptions
     from kn_sock._client.credentials import CredentialsLike
+    from kn_sock._client.failover import OnConnected
     from kn_sock.protocol import RPCProtocol
 
 log = Logger()
@@ -121,54 +120,55 @@ class BlockingConnection:
         self._factory = ClientFactory(
             reactor, turn=thread.turn, on_exit=self._exit_asked, ended=self._ended, **options
         )
-        self._dialler = Connector(
-            endpoints(reactor), self._factory, connect_timeout, reactor, on_connected, credentials
-        )
-        self._redialler = Reconnector(
-            self._dialler.dial,
+        self._client = ReconnectingClient(
+            self,
+            self._factory,
+            endpoints(reactor),
             reactor,
-            None,
-            is_wanted=self._is_wanted,
-            up=self._up,
-            gave_up=self._gave_up,
-            refused=lambda error: self.channel.fail_waiting(error),
+            connect_timeout=connect_timeout,
+            on_connected=on_connected,
+            credentials=credentials,
         )
+        self.channel = self._client.queue
         self.call_options: CallOptions = self._factory.settings.call_options
         self.intercepting = self._factory.settings.intercepting
-        # Those that are made with interceptors around them.
+        # Calls with interceptors around them.
         self._intercepted: dict[ClientCall, Deferred[Any]] = {}
-        self.channel = RequestQueue(
-            self._factory.settings.writer,
-            reactor,
-            queues=True,
-            need_connection=self.connect_soon,
-            close=self._close_all,
-        )
         self.is_closed = False
 
     def connect(self) -> Deferred[None]:
         """Connect for the first time; the Deferred fails with `ConnectFailed`."""
-        return self._dialler.dial().addCallback(self._up)
+        return self._client.connector.dial().addCallback(self.connected)
 
-    def connect_soon(self) -> None:
-        """Begin to connect, unless that is under way."""
+    # --- what the reconnecting client asks for ----------------------------------------------------
+
+    def need_connection(self) -> None:
+        """Connect, unless an attempt is running."""
         self.thread.closables.add(self.channel)
-        self._redialler.begin()
+        self._client.reconnector.begin()
 
-    def _is_wanted(self) -> bool:
+    def is_wanted(self) -> bool:
+        """Whether calls wait for a connection."""
         return self.queues and self.channel.has_waiting
 
-    def _up(self, protocol: RPCProtocol) -> None:
+    def connected(self, protocol: RPCProtocol) -> None:
+        """Send what waits over a new connection."""
         if self.is_closed:
-            # Ctrl-C came while this was dialled, and nobody is there to cancel it.
+            # Ctrl-C came during the attempt, and nobody is there to cancel it.
             protocol.close()
             return
         self.thread.closables.add(self.channel)
         self.channel.opened(protocol)
 
-    def _gave_up(self, error: BaseException) -> None:
+    def gave_up(self, error: BaseException) -> None:
+        """Fail the calls that wait."""
         self.channel.fail_waiting(error)
-        self._close_no_more()
+        self.closed()
+
+    def closed(self) -> None:
+        """Close nothing at the end of the process if nothing is open."""
+        if not self.channel.is_connected and not self.channel.has_waiting:
+            self.thread.closables.discard(self.channel)
 
     def _exit_asked(self, _: BaseException) -> None:
         # A function that this client serves raised it. The reactor is not its own to stop.
@@ -176,16 +176,7 @@ class BlockingConnection:
 
     def _ended(self, protocol: RPCProtocol) -> None:
         self.channel.ended(protocol)
-        self._close_no_more()
-
-    def _close_no_more(self) -> None:
-        if not self.channel.is_connected and not self.channel.has_waiting:
-            self.thread.closables.discard(self.channel)
-
-    def _close_all(self) -> Deferred[None]:
-        self._redialler.stop()
-        self._close_no_more()
-        return self._factory.close()
+        self.closed()
 
     def begin(self, call: ClientCall, args: Any, kwargs: Any, options: CallOptions) -> None:
         """Write a call here and now, and send it. Any thread but the reactor's.

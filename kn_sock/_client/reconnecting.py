@@ -1,0 +1,104 @@
+"""A client that reconnects: how its connector, its reconnector and its queue work together.
+
+Used by the service, and by the blocking client on the background reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from kn_sock._client.failover import Connector, OnConnected
+from kn_sock._client.queue import RequestQueue
+from kn_sock._client.reconnector import Reconnector
+
+if TYPE_CHECKING:
+    from kn_sock._client.credentials import CredentialsLike
+    from kn_sock.client import ClientFactory
+    from kn_sock.protocol import RPCProtocol
+
+
+class Owner(Protocol):
+    """Who wants the connection."""
+
+    def is_wanted(self) -> bool:
+        """Whether to connect again after a failed attempt."""
+
+    def connected(self, protocol: RPCProtocol) -> None:
+        """A connection has been made and prepared."""
+
+    def gave_up(self, error: BaseException) -> None:
+        """An attempt has failed, and there will be no other."""
+
+    def need_connection(self) -> None:
+        """A call waits for a connection."""
+
+    def closed(self) -> None:
+        """The client is closing."""
+
+
+class ReconnectingClient:
+    """The parts of a client that reconnects.
+
+    Args:
+        owner: who wants the connection.
+        factory: builds connections.
+        endpoints: where to connect to, in the order in which they are tried.
+        reactor: the reactor.
+        connect_timeout: seconds for each endpoint; ``None`` for no limit.
+        on_connected: prepares each connection before any call is sent.
+        credentials: for the login on each connection.
+        retry_policy: from the number of failed attempts to the seconds before the next.
+        queues: whether calls wait while there is no connection.
+
+    Reactor: its thread only.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        factory: ClientFactory,
+        endpoints: list[IStreamClientEndpoint],
+        reactor: Any,
+        *,
+        connect_timeout: float | None,
+        on_connected: OnConnected | None,
+        credentials: CredentialsLike | None,
+        retry_policy: Callable[[int], float] | None = None,
+        queues: bool = True,
+    ) -> None:
+        self._owner = owner
+        self._factory = factory
+        #: Makes one attempt.
+        self.connector = Connector(
+            endpoints, factory, connect_timeout, reactor, on_connected, credentials
+        )
+        #: Decides when to make one.
+        self.reconnector = Reconnector(
+            self.connector.dial,
+            reactor,
+            retry_policy,
+            is_wanted=owner.is_wanted,
+            up=owner.connected,
+            gave_up=owner.gave_up,
+            refused=self._refused,
+        )
+        #: Sends calls over the present connection, or queues them.
+        self.queue = RequestQueue(
+            factory.settings.writer,
+            reactor,
+            queues=queues,
+            need_connection=owner.need_connection,
+            close=self._close,
+        )
+
+    def _refused(self, error: BaseException) -> None:
+        self.queue.fail_waiting(error)
+
+    def _close(self) -> Deferred[None]:
+        self._owner.closed()
+        self.reconnector.stop()
+        return self._factory.close()
