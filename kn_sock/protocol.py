@@ -272,7 +272,10 @@ class RPCProtocol(LineReceiver):
         if missing is not None and reader.is_open:
             error = ParseError(f"{missing}; nothing in it was run")
             self._outbox.put(JSONRPC_2.encode_error(None, error))
-        self._end_calls("the peer sends no more", None)
+
+    def fail_calls(self, reason: str) -> None:
+        """Fail our own calls: no replies come any more."""
+        self._end_calls(reason, None)
 
     def refuse_new_calls(self) -> None:
         """Serve no calls but those that were read."""

@@ -72,6 +72,9 @@ class Closable(Protocol):
     def read_to_end(self) -> None:
         """Process what was read; the peer sends no more."""
 
+    def fail_calls(self, reason: str) -> None:
+        """Fail our own calls: no replies come any more."""
+
     def refuse_new_calls(self) -> None:
         """Serve no calls but those that were read."""
 
@@ -179,7 +182,9 @@ def _note_eof(closing: Closing) -> None:
 
 def _read_to_end(closing: Closing) -> None:
     closing._connection.read_to_end()
+    # Before calls fail: what is called then must not go out over this connection.
     closing.peer_is_done = True
+    closing._connection.fail_calls("the peer sends no more")
     closing._is_at_eof = True
     closing._connection.close_when_answered()
     closing._is_at_eof = False

@@ -997,3 +997,21 @@ def test_without_a_next_connection_it_changes_nothing(
     cut(network)
     assert isinstance(called.value, ConnectionLost)
     assert called.value.maybe_executed is True
+
+
+def test_a_call_made_as_the_peer_sends_eof_waits_for_the_next_connection(
+    network: MemoryNetwork, server: Server, make_service: MakeService
+) -> None:
+    service = make_service()
+    network.pump()
+    wire = network.wires[-1]
+    wire.peer.is_held = True
+    answers: list[Any] = []
+    lost = service.call("note", 1)
+    lost.addErrback(lambda _: service.call("note", 2)).addBoth(answers.append)
+    network.pump()
+    wire.protocol.readConnectionLost()
+    assert answers == []
+    wait_for_retry(network)
+    wait_for_retry(network)
+    assert answers == [2]
