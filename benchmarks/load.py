@@ -45,7 +45,7 @@ class Load:
         mark: bytes that each reply has exactly once.
         check: raises `WrongReply` unless the replies that it is given begin with a right one.
         connections: how many there are.
-        in_flight: requests that each has under way.
+        in_flight: requests that each has in flight.
         calls_per_request: more than 1 where a request is a batch.
         least: requests that are answered in all, whatever time it takes.
         is_ended_by_mark: whether the mark ends a reply, and all replies have one length. It is then
@@ -72,7 +72,7 @@ class Outcome:
         cpu_seconds: time of the processor that this process took meanwhile.
         latencies: seconds from a request to its reply, by the share of calls in percent that had
             theirs by then; 100 is the slowest. Replies are taken for those to the oldest requests.
-        answered: calls that were answered in all, with those that were under way when the time was
+        answered: calls that were answered in all, with those that were in flight when the time was
             over: the server's work is for these.
     """
 
@@ -101,7 +101,7 @@ def load_of(
 ) -> Load:
     """Encode calls of one method for a wire of `WIRES`."""
     wire = WIRES[wire_name]
-    # A few more than there are under way: servers answer in any order.
+    # A few more than there are in flight: servers answer in any order.
     ring = 1 if in_flight == 1 else in_flight * 4
     if batch > 1:
         firsts = range(_FIRST_NUMBER, _FIRST_NUMBER + ring * batch, batch)
@@ -181,7 +181,7 @@ class Ring:
 
 
 class Stream:
-    """One connection: what is to be sent, what is under way, and what came of the replies."""
+    """One connection: what is to be sent, what is in flight, and what came of the replies."""
 
     __slots__ = (
         "_bytes",
@@ -375,7 +375,7 @@ def _run_one(load: Load, stream: Stream, seconds: float) -> Outcome:
 
 
 class Caller:
-    """One connection that has one call under way, the same each time.
+    """One connection that has one call in flight, the same each time.
 
     So is its reply: each is compared with the one that was checked.
     """

@@ -27,7 +27,7 @@ SECONDS: Final = 6.0
 # Of processor time; the system's own clock may be coarser.
 _INTERVAL: Final = 0.001
 
-#: What the columns are: the connections, and the calls under way on each of them.
+#: What the columns are: the connections, and the calls in flight on each of them.
 LOADS: Final = {"1 × 1": (1, 1), "50 × 1": (50, 1), "1 × 1,000": (1, 1000), "10 × 100": (10, 100)}
 
 STAGES: Final = {

@@ -35,7 +35,7 @@ class Workload:
         passes: whether it is measured pinned and not pinned.
         rounds: at most so many.
         only: the contenders that it is for, where it is not for all of its side.
-        number: how many threads, calls under way or bytes an order is for.
+        number: how many threads, calls in flight or bytes an order is for.
     """
 
     name: str

@@ -41,7 +41,7 @@ def see_errors(client: RPCClient) -> None:
 
 
 def call_many(client: RPCClient) -> None:
-    """Have many calls under way at once, over the one connection."""
+    """Have many calls in flight at once, over the one connection."""
     print("map:", list(client.map("factorial", range(1, 6))))
     print("map, two arguments:", list(client.map("add", [1, 2, 3], [10, 20, 30])))
 

@@ -65,7 +65,7 @@ async def main(reactor: Any, port: str = "8080") -> None:
     factory = RPCServerFactory(Service(reactor))
     endpoint = TCP4ServerEndpoint(reactor, int(port), interface="127.0.0.1")
     listening = await endpoint.listen(factory)
-    # Calls under way may finish before the reactor stops.
+    # Calls in flight may finish before the reactor stops.
     reactor.addSystemEventTrigger("before", "shutdown", factory.drain)
     address = listening.getHost()
     print(f"serving {', '.join(factory.methods)} on {address.host}:{address.port}")

@@ -169,11 +169,11 @@ class ServerOptions:
             reactor.
         call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
             answered with -32001. ``None`` for no limit but the caller's own.
-        idle_timeout: seconds without a message, and without a call under way in either direction,
+        idle_timeout: seconds without a message, and without a call in flight in either direction,
             after which a connection is closed. ``None`` for no limit.
         send_timeout: seconds in which a peer to which much waits to be sent has to take some of it;
             it is disconnected otherwise. ``None`` for no limit.
-        drain_timeout: seconds that calls under way may still take when the server stops; ``None``
+        drain_timeout: seconds that calls in flight may still take when the server stops; ``None``
             for no limit.
         login_timeout: where callers have to log in, seconds that a connection has for it, before it
             is closed; ``None`` for no limit.

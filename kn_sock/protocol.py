@@ -436,7 +436,7 @@ class RPCProtocol(LineReceiver):
         return outgoing
 
     def _end_calls(self, reason: str, cause: BaseException | None) -> None:
-        """Fail our own calls, those under way and those that are still begun."""
+        """Fail our own calls, those in flight and those that begin later."""
         if self._loss is None:
             self._loss = (reason, cause)
         if self.outgoing is not None:

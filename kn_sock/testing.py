@@ -215,7 +215,7 @@ class MemoryTransport:
     # --- the wire ---------------------------------------------------------------------------------
 
     def lose(self, reason: Exception) -> None:
-        """End the connection, both ends at once, whatever is under way."""
+        """End the connection, both ends at once, whatever is in flight."""
         for end in (self, self.peer):
             if not end._is_lost:
                 end._is_lost = True

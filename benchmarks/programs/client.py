@@ -6,7 +6,7 @@ Takes orders, a JSON document a line, on its standard input, and prints the outc
   bytes;
 - ``threads``: so many threads on one client, each one call after another; where a client is not for
   several threads at once, each has a client of its own;
-- ``window``: so many calls under way at once, begun from one thread, or on one loop.
+- ``window``: so many calls in flight at once, begun from one thread, or on one loop.
 
 Run in the environment that `benchmarks.install` makes. Every result is compared with the right one.
 """
@@ -52,7 +52,7 @@ def outcome(count: int, seconds: float, cpu: float, latencies: list[float]) -> d
 class Blocking:
     """A client whose calls block.
 
-    One that can have no more than one call under way makes its calls one by one where more are
+    One that can have no more than one call in flight makes its calls one by one where more are
     asked for.
 
     Attributes:
@@ -121,7 +121,7 @@ class Blocking:
         return outcome(total, longest, time.process_time() - cpu, [])
 
     def window(self, seconds: float, count: int) -> dict[str, Any]:
-        """Have calls under way, the oldest of which is waited for."""
+        """Have calls in flight, the oldest of which is waited for."""
         clock, begin, finish, client = time.perf_counter, self.begin, self.finish, self.client
         under_way: deque[Any] = deque()
         done = 0
@@ -212,7 +212,7 @@ class Bare(Blocking):
 
 
 class Rpyc(Blocking):
-    """rpyc; `async_` for calls under way."""
+    """rpyc; `async_` for calls in flight."""
 
     def connect(self) -> Any:
         import rpyc
@@ -359,7 +359,7 @@ class Asyncio:
         return self._chains(seconds, 1, method, args, wanted)
 
     def window(self, seconds: float, count: int) -> dict[str, Any]:
-        """Have calls under way."""
+        """Have calls in flight."""
         return self._chains(seconds, count, "add", (1, 2), 3)
 
     def _chains(
@@ -457,7 +457,7 @@ class OnTwisted:
         return self._chains(seconds, 1, method, args, wanted)
 
     def window(self, seconds: float, count: int) -> dict[str, Any]:
-        """Have calls under way."""
+        """Have calls in flight."""
         return self._chains(seconds, count, "add", (1, 2), 3)
 
     def _chains(

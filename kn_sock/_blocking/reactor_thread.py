@@ -39,7 +39,7 @@ class Closable(Protocol):
     """Something that is closed before the reactor stops."""
 
     def close(self) -> Deferred[None]:
-        """Write what waits, fail what is under way, and close."""
+        """Write what waits, fail what is in flight, and close."""
 
 
 class Outcome:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-# Calls that wait for replies over one connection; more wait here. A server has as many under way
+# Calls that wait for replies over one connection; more wait here. A server has as many in flight
 # for one connection: past that it stops reading, and two ends that did so would wait for ever.
 _MOST_IN_FLIGHT = MAX_PENDING
 

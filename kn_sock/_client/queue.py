@@ -212,7 +212,7 @@ class RequestQueue:
         return self._protocol is not None and self._protocol.cancel_call(call)
 
     def close(self) -> Deferred[None]:
-        """Close for good: what waits fails, and what is under way too."""
+        """Close for good: what waits fails, and what is in flight too."""
         self.end("this side closed it")
         return self._close()
 

@@ -66,12 +66,12 @@ class Reconnector:
         self._dialling: Deferred[RPCProtocol] | None = None
 
     def begin(self) -> None:
-        """Dial, unless that is under way, or due after a pause."""
+        """Dial, unless an attempt is running or due."""
         if self._dialling is None and self._timer is None:
             self._begin()
 
     def begin_later(self) -> None:
-        """Dial after a pause, unless that is under way or due already."""
+        """Dial after a pause, unless that is running or due."""
         if self._dialling is None and self._timer is None:
             self._pause()
 

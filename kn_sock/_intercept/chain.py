@@ -27,7 +27,7 @@ def around(
 
     Returns:
         A Deferred with what the first one returns, or raises. Cancelling it cancels what the
-        innermost one of those under way waits for.
+        innermost one waits for.
     """
     if depth == len(interceptors):
         return innermost()

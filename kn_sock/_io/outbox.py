@@ -27,8 +27,8 @@ class Outbox:
     Args:
         write: the transport's ``write``.
         turn: what decides when.
-        is_prompt: whether replies to what was read never wait for other connections. With TLS the
-            peer's goodbye may be in the piece that has its request, and nothing is sent after it.
+        is_prompt: whether replies never wait for other connections. With TLS, close_notify may come
+            with the request, and nothing is sent after it.
     """
 
     __slots__ = (

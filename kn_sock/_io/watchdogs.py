@@ -58,7 +58,7 @@ class IdleWatchdog:
     Args:
         clock: the reactor.
         timeout: seconds without a message.
-        is_busy: whether something is under way, so that silence means nothing.
+        is_busy: whether something is in progress, so that silence means nothing.
         close: called when nothing happened for that long.
     """
 

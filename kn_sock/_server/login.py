@@ -193,8 +193,8 @@ def _credentials_of(secrets: tuple[Any, ...], named: Mapping[str, Any]) -> Passw
 class Login:
     """The login of one connection: not yet, or who it is.
 
-    One try is under way at a time. One that fails counts until its answer is sent, late on purpose,
-    whatever the caller does meanwhile; the last one closes the connection.
+    One login is in progress at a time. One that fails counts until its answer is sent, which is
+    delayed, whatever the caller does meanwhile; the last one closes the connection.
     """
 
     def __init__(self, gate: LoginGuard, protocol: RPCProtocol) -> None:
@@ -232,12 +232,12 @@ class Login:
         """Check credentials; the Deferred fires with the caller's answer.
 
         Raises:
-            RPCError: a try is under way, or there is nothing to try any more.
+            RPCError: a login is in progress, or there is nothing to try any more.
         """
         if self._protocol.identity is not None:
             raise InvalidRequest("this connection is logged in already; open another one")
         if self._is_trying:
-            raise NotAuthenticated("a login is under way on this connection; wait for its answer")
+            raise NotAuthenticated("a login is in progress on this connection; wait for its answer")
         self._is_trying = True
         self._is_given_up = False
         answer: Deferred[Any] = Deferred(lambda _: self._give_up())

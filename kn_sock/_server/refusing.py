@@ -43,7 +43,7 @@ class OverLimitProtocol(Protocol):
         self.transport.write(JSONRPC_2.encode_error(None, RPCError(ErrorCode.SERVER_BUSY, text)))
         self._timer = self._clock.callLater(_LINGER, self._abort)
         if is_tls(self.transport):
-            # There, the goodbye goes both ways before anything is closed.
+            # There, close_notify goes both ways before anything is closed.
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kn_sock.options import ServerOptions
 
 _BUSY = RPCError(
-    ErrorCode.SERVER_BUSY, "too many calls are under way on this connection; try again later"
+    ErrorCode.SERVER_BUSY, "too many calls are in flight on this connection; try again later"
 )
 _DRAINING = RPCError(
     ErrorCode.SERVER_BUSY, "the server is stopping and takes no new calls; nothing was run"

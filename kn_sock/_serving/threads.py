@@ -148,7 +148,7 @@ class WorkerPool:
         Raises:
             RuntimeError: no thread can be started, as at the interpreter's end.
         """
-        # Every job that is under way has a thread of its own, as long as there may be more.
+        # Every job that is in flight has a thread of its own, as long as there may be more.
         is_new = not self._parked and self._threads < self._most
         if is_new:
             self._start_thread()

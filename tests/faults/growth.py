@@ -116,7 +116,7 @@ def calls(port: int, count: int) -> None:
 
 
 def cancelled(port: int, count: int) -> None:
-    """Cancel so many calls that are under way."""
+    """Cancel so many calls that are in flight."""
     with RPCClient(HOST, port, timeout=PATIENCE) as client:
         for _ in range(count // 500):
             futures = [client.submit("hold") for _ in range(500)]

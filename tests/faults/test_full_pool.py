@@ -107,7 +107,7 @@ def test_with_max_pending_reached_a_cancellation_is_heard(
         peer.send(call(number, "wait"))
     for _ in range(10):
         assert sleepers.entered.acquire(timeout=PATIENCE)
-    # One that is under way, and one that waits for its turn.
+    # One that is in flight, and one that waits for its turn.
     for number in (3, 12):
         peer.send(b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%d}}\n' % number)
     assert sleepers.cancelled.acquire(timeout=PATIENCE)

@@ -245,7 +245,7 @@ def ping_for_ever(client: RPCClient) -> None:
 
 
 def test_a_second_sigterm_changes_nothing(run: Callable[..., tuple[Process, int]]) -> None:
-    """What is under way still has its time; only that ends it."""
+    """What is in flight still has its time; only that ends it."""
     server, port = run("--drain-timeout", "1")
     with RPCClient(HOST, port, timeout=PATIENCE) as client:
         endless = client.submit("endless", "e")

@@ -89,7 +89,7 @@ async def test_everything_sent_is_answered_and_nothing_is_counted_twice(
 ) -> None:
     load = load_of("2.0", "add", [1, 2], 3, connections=connections, in_flight=in_flight, least=500)
     outcome = await ran(load, address)
-    # Several connections make a call each before it begins; what is under way when the time is
+    # Several connections make a call each before it begins; what is in flight when the time is
     # over is answered, and not counted.
     before = connections if connections > 1 else 0
     assert outcome.count >= 500

@@ -892,7 +892,7 @@ def test_the_end_of_a_server(serve: Serve, old: OldCalls, gate: Gate) -> None:
     busy.send(old_request("wait"))
     assert gate.entered.acquire(timeout=PATIENCE)
     server.shutdown.set()
-    # One without a call under way is closed at once.
+    # One without a call in flight is closed at once.
     assert idle.line() == b""
     assert server.thread.is_alive()
     refused = busy.ask(b'{"id": 1, "method": "add", "params": [1, 2]}\n')

@@ -577,10 +577,10 @@ def test_one_try_is_under_way_at_a_time(make_pair: MakePair) -> None:
     pair.pump()
     second = answer(pair, "rpc.login", "ada", "correct horse")
     assert isinstance(second, NotAuthenticated)
-    assert "under way" in str(second)
+    assert "in progress" in str(second)
     checker.asked[0].errback(UnauthorizedLogin())
-    # It is under way until it is answered.
-    assert "under way" in str(answer(pair, "rpc.login", "ada", "correct horse"))
+    # It is in flight until it is answered.
+    assert "in progress" in str(answer(pair, "rpc.login", "ada", "correct horse"))
     pair.advance(1)
     assert first.is_there
     assert len(checker.asked) == 1
@@ -600,7 +600,7 @@ def test_a_try_that_is_cancelled_counts_and_takes_its_time(
     calling.cancel()
     pair.pump()
     assert checker.cancelled == (0 if is_checked else 1)
-    assert "under way" in str(answer(pair, "rpc.login", "ada", "battery staple"))
+    assert "in progress" in str(answer(pair, "rpc.login", "ada", "battery staple"))
     pair.advance(1)
     outcome = Outcome(pair.client.call("rpc.login", "ada", "battery staple"))
     pair.pump()
@@ -779,7 +779,7 @@ def test_a_try_whose_own_time_is_up_counts_and_takes_its_time(make_pair: MakePai
     pair.pump()
     pair.advance(0.5)
     assert outcome.value.code == -32001
-    assert "under way" in str(answer(pair, "rpc.login", "ada", "correct horse"))
+    assert "in progress" in str(answer(pair, "rpc.login", "ada", "correct horse"))
     pair.advance(0.5)
     assert answer(pair, "rpc.login", "ada", "correct horse") == {"identity": "ada"}
 
