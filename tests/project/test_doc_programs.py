@@ -160,3 +160,19 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
         (tmp_path / file).write_text(text, "utf-8")
     printed = run(sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", directory=tmp_path)
     assert "6 passed" in printed
+
+
+def test_the_programs_of_the_readme(tmp_path: Path) -> None:
+    text = (TOP / "README.rst").read_text("utf-8")
+    blocks = [
+        textwrap.dedent(body).strip("\n") + "\n"
+        for kind, _, body in BLOCK.findall(text)
+        if kind == "python"
+    ]
+    ports = Ports()
+    for name, block in zip(("server.py", "client.py", "twisted.py"), blocks, strict=True):
+        (tmp_path / name).write_text(ports.put_into(block), "utf-8")
+    (port,) = ports.in_text((tmp_path / "server.py").read_text("utf-8"))
+    with running("server.py", tmp_path, port):
+        assert run(sys.executable, "client.py", directory=tmp_path) == "30\n0.25\n"
+    assert run(sys.executable, "twisted.py", directory=tmp_path) == "30\n"
