@@ -170,9 +170,9 @@ def test_the_programs_of_the_readme(tmp_path: Path) -> None:
         if kind == "python"
     ]
     ports = Ports()
-    for name, block in zip(("server.py", "client.py", "twisted.py"), blocks, strict=True):
+    for name, block in zip(("server.py", "client.py", "deferreds.py"), blocks, strict=True):
         (tmp_path / name).write_text(ports.put_into(block), "utf-8")
     (port,) = ports.in_text((tmp_path / "server.py").read_text("utf-8"))
     with running("server.py", tmp_path, port):
         assert run(sys.executable, "client.py", directory=tmp_path) == "30\n0.25\n"
-    assert run(sys.executable, "twisted.py", directory=tmp_path) == "30\n"
+    assert run(sys.executable, "deferreds.py", directory=tmp_path) == "30\n"
