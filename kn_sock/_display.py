@@ -1,4 +1,4 @@
-"""How values that came from elsewhere are shown in messages."""
+"""How foreign values are shown in messages."""
 
 from __future__ import annotations
 

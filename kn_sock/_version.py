@@ -1,3 +1,3 @@
-"""The version, in a place that everything may import."""
+"""The version."""
 
 __version__ = "1.0.0.dev0"

@@ -1,4 +1,4 @@
-"""Who may call what: what `twisted.cred` has to know of kn_sock, and what most servers need of it.
+"""Authentication and authorisation with `twisted.cred`: checkers and a realm for most servers.
 
 A `Portal <twisted.cred.portal.Portal>` is a realm and checkers. A checker says who somebody is; the
 realm, what they may call. `MethodsRealm`, `PasswordChecker` and `TokenChecker` do for most servers;

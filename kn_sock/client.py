@@ -1,4 +1,4 @@
-"""The calling end: `connect` for one connection, `RPCClientService` for one that comes back."""
+"""Clients: `connect` for one connection, `RPCClientService` for one that reconnects."""
 
 from __future__ import annotations
 

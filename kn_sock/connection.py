@@ -1,4 +1,4 @@
-"""`RPCConnection`: the verbs of one connection, for code on the reactor's thread."""
+"""`RPCConnection`: calls over one connection, as Deferreds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exception tree, the error codes, and exceptions to and from JSON-RPC error objects.
+"""The exceptions, the error codes, and the error that a caller gets for an exception.
 
 Everything here is plain data: what an error is called, not where it is raised. Nothing from Twisted
 belongs here; the modules at the rim attach Twisted's own error as the ``__cause__``.

@@ -1,7 +1,6 @@
-"""Where Prometheus fetches the figures: a page, and a service that serves it.
+"""Metrics over HTTP for Prometheus: a page, and a service that serves it.
 
-It needs ``prometheus_client``, which ``pip install prometheus_client`` brings: the format that
-Prometheus reads is its.
+Needs ``prometheus_client``: ``pip install prometheus_client``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The future of a call, which is made when somebody needs it."""
+"""The future of a call, made when it is first needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A blocking client's connection, on the reactor's thread, and the calls that threads wait for."""
+"""The connection of a blocking client, and the calls that threads wait for."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Call options, attribute proxy and batch, shared by all clients.
 
-Pure: what they return is up to the face that makes them, a Deferred or a plain value.
+Pure. Each client determines what they return: a Deferred or a plain value.
 """
 
 from __future__ import annotations

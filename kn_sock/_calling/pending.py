@@ -1,4 +1,4 @@
-"""The calling half of a connection: calls that we made, until each of them has ended.
+"""Our own calls over one connection, until each of them has ended.
 
 Every call that is started ends once: with a result, the peer's error, a timeout, a cancellation, or
 the loss of the connection. A call is registered first and written then.

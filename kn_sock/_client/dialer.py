@@ -1,7 +1,4 @@
-"""One attempt at one endpoint: the time that it may take, and how it fails.
-
-What is asked of a connection before it is of use, is `_failover`'s.
-"""
+"""One attempt at one endpoint: its time limit, and how it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to connect to: endpoints of descriptions, names and addresses."""
+"""Client endpoints from descriptions, names and addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a list of endpoints to a connection of use: the first that answers, secured and prepared."""
+"""Connecting to the first of several endpoints that answers, with TLS, login and preparation."""
 
 from __future__ import annotations
 

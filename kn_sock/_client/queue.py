@@ -1,4 +1,4 @@
-"""Calls that outlive connections: those made while there is none, and those that one left open.
+"""Calls that wait for a connection: made without one, or left open by one that was lost.
 
 They wait, with a bound and a deadline. A call that waits has not been written, or may be run twice;
 whatever ends the wait says which it was (``maybe_executed``).

@@ -1,7 +1,7 @@
-"""Connecting again: when, and after what pause.
+"""When to connect again.
 
-Twisted's ``ClientService`` is not used for it: it takes a connection for made before TLS is, tries
-one endpoint, and has nothing for a connection that is lost while it is being prepared.
+Twisted's ``ClientService`` does not fit: it counts a connection as made before the TLS handshake,
+tries one endpoint, and does not handle the loss of a connection while it is prepared.
 """
 
 from __future__ import annotations

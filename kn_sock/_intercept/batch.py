@@ -1,4 +1,4 @@
-"""A batch with interceptors around each of its members: it is sent once all of them let it go."""
+"""A batch with interceptors around each member: it is sent when all of them have proceeded."""
 
 from __future__ import annotations
 

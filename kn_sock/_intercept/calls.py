@@ -1,7 +1,6 @@
-"""Calls with interceptors around each, at the end that makes them.
+"""Interceptors around our own calls.
 
-Each verb of `connection` comes here first, where there are interceptors, and the innermost
-``proceed()`` is the verb without them. The time for a call is that of its interceptors, too: one
+With interceptors, each call of `connection` goes through here; the innermost ``proceed()`` makes it. The time for a call is that of its interceptors, too: one
 that waits for ever fails with the call.
 """
 

@@ -1,4 +1,4 @@
-"""Serving with interceptors around each call. Without them this is not used, and costs nothing."""
+"""Interceptors around served calls. Without interceptors, nothing of this is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deadlines of many calls on one timer: a call that ends in time costs no timer of its own."""
+"""Deadlines of many calls on one timer."""
 
 from __future__ import annotations
 

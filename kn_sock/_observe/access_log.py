@@ -1,4 +1,4 @@
-"""The access log: one line of JSON for each call, in a file that may be moved away meanwhile."""
+"""The access log: one line of JSON per call. Its file may be moved away at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures in the format that Prometheus reads, which is ``prometheus_client``'s."""
+"""Metrics for Prometheus, by ``prometheus_client``."""
 
 from __future__ import annotations
 

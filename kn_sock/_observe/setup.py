@@ -1,4 +1,4 @@
-"""What the options ask to be told, made ready for a factory: figures, metrics, the access log."""
+"""Access log and metrics for a factory, from its options."""
 
 from __future__ import annotations
 

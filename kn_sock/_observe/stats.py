@@ -1,7 +1,7 @@
-"""What a server counts: every figure once, whoever reads it.
+"""The metrics of a server.
 
-Prometheus and ``rpc.stats`` both read a `Stats`. What the open connections know themselves, such as
-their bytes, is asked of them when somebody reads, so that it costs nothing until then.
+Prometheus and ``rpc.stats`` both read a `Stats`. What open connections count themselves, such as
+bytes, is read from them only when the metrics are read.
 """
 
 from __future__ import annotations

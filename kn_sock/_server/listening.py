@@ -1,4 +1,4 @@
-"""Where a server listens: an endpoint, how it fails, and whom it is open to."""
+"""Server endpoints: their descriptions, their errors, and warnings about public ones."""
 
 from __future__ import annotations
 

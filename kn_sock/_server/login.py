@@ -1,4 +1,4 @@
-"""Who has logged in, connection by connection, and what they may call from then on.
+"""Logins: who has logged in on each connection, and what they may call.
 
 What checkers and realms are asked is `twisted.cred`'s, and `auth` has some of them. Here is when
 they are asked, how often, how long it may take, and what the caller and the log are told.

@@ -1,4 +1,4 @@
-"""Dotted names on the command line, and what they name."""
+"""Dotted names on the command line."""
 
 from __future__ import annotations
 

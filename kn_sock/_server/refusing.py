@@ -1,4 +1,4 @@
-"""A connection more than a server takes: it is told so, and closed."""
+"""Connections over the limit: answered with an error, and closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS for a server out of PEM files: a certificate, its key, and whose clients may connect.
+"""TLS for a server from PEM files: the certificate, its key, and the CAs of clients.
 
 pyOpenSSL is imported when it is needed: it comes with the ``tls`` extra.
 """

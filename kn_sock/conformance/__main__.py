@@ -1,4 +1,4 @@
-"""``python -m kn_sock.conformance host:port``: what a server gets right, and what it does not."""
+"""``python -m kn_sock.conformance host:port``: test a server against the cases."""
 
 from __future__ import annotations
 

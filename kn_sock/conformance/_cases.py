@@ -1,4 +1,4 @@
-"""The cases as data: what is sent, and which replies are right. Nothing here does any I/O."""
+"""The cases as data: what is sent, and the expected replies. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the cases to a server, each on a connection of its own, and says what differs."""
+"""Runs the cases against a server, each on a connection of its own, and reports differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotations to converters: JSON values checked against a type, and made values of it."""
+"""Converters from annotations: check a JSON value against a type, and convert it."""
 
 from __future__ import annotations
 
