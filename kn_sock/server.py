@@ -25,7 +25,7 @@ from typing_extensions import override
 from kn_sock._calling.context import ConnectionContext
 from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
-from kn_sock._io.transport import address_text
+from kn_sock._io.transport import address_text, asks_for_certificates
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._server.listening import ExposureWarning, as_os_error, endpoint_for, kind_of
 from kn_sock._server.login import LoginGuard
@@ -297,9 +297,7 @@ class RPCServerService(Service):
         if has_tls and options.get("tls_cert"):
             raise ValueError(f"{endpoint!r} has TLS of its own: give tls_cert to tcp: instead")
         self._endpoint = endpoint_for(endpoint, reactor)
-        # SSL4ServerEndpoint, made by the caller with a context that asks for certificates.
-        context = getattr(self._endpoint, "_sslContextFactory", None)
-        self._endpoint_knows_callers = bool(getattr(context, "verify", False))
+        self._endpoint_knows_callers = asks_for_certificates(self._endpoint)
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
         #: Warns where it listens for everybody; services may share one.

@@ -201,18 +201,3 @@ class _Race:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-
-
-def place_of(endpoint: Any) -> str:
-    """Name what an endpoint connects to, as far as it tells."""
-    host, port = getattr(endpoint, "_host", None), getattr(endpoint, "_port", None)
-    if isinstance(host, str) and port is not None:
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    path = getattr(endpoint, "_path", None)
-    if path is not None:
-        return path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
-    inner = getattr(endpoint, "_wrappedEndpoint", None)
-    if inner is not None:
-        return place_of(inner)
-    text = getattr(endpoint, "_hostText", None)
-    return f"{text}:{port}" if text is not None else type(endpoint).__name__

@@ -1,7 +1,7 @@
 """Interceptors around our own calls.
 
-With interceptors, each call of `connection` goes through here; the innermost ``proceed()`` makes it. The time for a call is that of its interceptors, too: one
-that waits for ever fails with the call.
+Each call of `connection` goes through here; the innermost ``proceed()`` makes it.
+The interceptors run within the time limit of the call.
 """
 
 from __future__ import annotations

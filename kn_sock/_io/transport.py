@@ -1,8 +1,8 @@
-"""Transports: writing at once, counting what is on its way, and what they know of the peer.
+"""Transports and endpoints: writing at once, counting what is on its way, and the other end.
 
-The only module but `_blocking.reactor_thread` that uses private names of Twisted: ``_tempDataLen``,
-``dataBuffer`` and ``offset`` of ``abstract.FileDescriptor``, and ``_WrappingProtocol`` of
-``endpoints``, as of Twisted 26.10.
+The only module but `_blocking.reactor_thread` that uses private names of Twisted, as of version
+26.10: ``_tempDataLen``, ``dataBuffer`` and ``offset`` of ``abstract.FileDescriptor``,
+``_WrappingProtocol`` and attributes of the endpoints in ``endpoints``.
 """
 
 from __future__ import annotations
@@ -216,3 +216,24 @@ def is_public(address: Any) -> bool:
         return True
     inner = getattr(found, "ipv4_mapped", None)
     return not (inner or found).is_loopback
+
+
+def place_of(endpoint: Any) -> str:
+    """Return what an endpoint connects to, as text."""
+    host, port = getattr(endpoint, "_host", None), getattr(endpoint, "_port", None)
+    if isinstance(host, str) and port is not None:
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    path = getattr(endpoint, "_path", None)
+    if path is not None:
+        return path.decode("utf-8", "replace") if isinstance(path, bytes) else str(path)
+    inner = getattr(endpoint, "_wrappedEndpoint", None)
+    if inner is not None:
+        return place_of(inner)
+    text = getattr(endpoint, "_hostText", None)
+    return f"{text}:{port}" if text is not None else type(endpoint).__name__
+
+
+def asks_for_certificates(endpoint: Any) -> bool:
+    """Whether a TLS server endpoint verifies the certificates of its clients."""
+    context = getattr(endpoint, "_sslContextFactory", None)
+    return bool(getattr(context, "verify", False))
