@@ -7,6 +7,7 @@ they are asked, how often, how long it may take, and what the caller and the log
 from __future__ import annotations
 
 import copy
+import enum
 import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -190,8 +191,21 @@ def _credentials_of(secrets: tuple[Any, ...], named: Mapping[str, Any]) -> Passw
     raise InvalidParams("rpc.login takes a username and a password, or a token: strings")
 
 
+class LoginState(enum.Enum):
+    """The state of the login of one connection."""
+
+    #: No login is in progress: there was none, it failed, or it succeeded.
+    IDLE = enum.auto()
+    #: Credentials are checked, or the answer to a failed login is delayed.
+    TRYING = enum.auto()
+    #: The same, and the caller has cancelled it: it counts, and lets nobody in.
+    CANCELLED = enum.auto()
+    #: The connection has ended.
+    ENDED = enum.auto()
+
+
 class Login:
-    """The login of one connection: not yet, or who it is.
+    """The login of one connection.
 
     One login is in progress at a time. One that fails counts until its answer is sent, which is
     delayed, whatever the caller does meanwhile; the last one closes the connection.
@@ -201,9 +215,8 @@ class Login:
         self._gate = gate
         self._protocol = protocol
         self._failures = 0
-        self._is_trying = False
-        self._is_given_up = False
-        self._is_over = False
+        self._state = LoginState.IDLE
+        # Whether the log has a line about notifications before the login.
         self._has_refused = False
         self._checking: Deferred[Any] | None = None
         self._logout: Callable[[], object] | None = None
@@ -236,10 +249,9 @@ class Login:
         """
         if self._protocol.identity is not None:
             raise InvalidRequest("this connection is logged in already; open another one")
-        if self._is_trying:
+        if self._state is not LoginState.IDLE:
             raise NotAuthenticated("a login is in progress on this connection; wait for its answer")
-        self._is_trying = True
-        self._is_given_up = False
+        self._state = LoginState.TRYING
         answer: Deferred[Any] = Deferred(lambda _: self._give_up())
         began = self._gate.clock.seconds()
         checking = self._checking = self._gate.ask(credentials, self._protocol)
@@ -248,8 +260,9 @@ class Login:
         return answer
 
     def _give_up(self) -> None:
-        """The caller does not wait any more; its try counts all the same, and lets nobody in."""
-        self._is_given_up = True
+        """The caller does not wait any more."""
+        if self._state is LoginState.TRYING:
+            self._state = LoginState.CANCELLED
         if self._checking is None:
             return
         try:
@@ -261,14 +274,14 @@ class Login:
     def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any]) -> None:
         identity, (_, avatar, logout) = outcome
         try:
-            if self._is_given_up:
+            if self._state is not LoginState.TRYING:
                 raise CancelledError
             methods = self._gate.methods_of(avatar)
         except Exception:
             _call_logout(logout)
             raise
         self._checking = None
-        self._is_trying = False
+        self._state = LoginState.IDLE
         self._stop_timers()
         self._logout = logout
         self._protocol.identity = identity
@@ -284,7 +297,7 @@ class Login:
         self, failure: Failure, answer: Deferred[Any], began: float, credentials: Password | Token
     ) -> None:
         self._checking = None
-        if self._is_over:
+        if self._state is LoginState.ENDED:
             return
         self._failures += 1
         self._gate.failed_logins += 1
@@ -298,7 +311,8 @@ class Login:
     def _answer_failure(self, answer: Deferred[Any]) -> None:
         self._timer = None
         # Another try may wait, and begins with the answer: the last one stays the last.
-        is_last = self._is_trying = self._failures >= MOST_TRIES
+        is_last = self._failures >= MOST_TRIES
+        self._state = LoginState.TRYING if is_last else LoginState.IDLE
         if not answer.called:
             answer.errback(NotAuthenticated(_REFUSED))
         if is_last:
@@ -337,8 +351,8 @@ class Login:
         self._protocol.close()
 
     def end(self) -> None:
-        """Log out, and take no more part."""
-        self._is_over = True
+        """Log out: the connection has ended."""
+        self._state = LoginState.ENDED
         self._stop_timers()
         self._give_up()
         logout, self._logout = self._logout, None
