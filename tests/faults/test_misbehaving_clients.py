@@ -334,7 +334,7 @@ def test_tls_that_is_cut_in_the_middle_of_the_handshake(
 
 
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
-def test_tls_that_is_cut_without_a_goodbye(
+def test_tls_that_is_cut_without_close_notify(
     tls_server: ServedService,
     certificate: Path,  # noqa: F811  # a fixture
     methods: Methods,

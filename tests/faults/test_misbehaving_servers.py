@@ -494,7 +494,7 @@ def test_a_server_that_cuts_tls_in_the_middle_of_the_handshake(
 
 @pytest.mark.parametrize("echo", [echo_blocking, echo_deferred])
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
-def test_a_server_that_cuts_tls_without_a_goodbye(
+def test_a_server_that_cuts_tls_without_close_notify(
     scripted: Callable[..., ScriptedServer],
     certificate: Path,  # noqa: F811  # a fixture
     tls_behave: Callable[[Peer], None],

@@ -21,7 +21,7 @@ def commands() -> list[tuple[str, str]]:
             file = begins[1]
         elif "The commands begin with" in line:
             file = ""
-        elif row := re.fullmatch(r"     - ``(?:(test_\w+\.py) -k )?([a-z_0-9 ]+)``", line):
+        elif row := re.fullmatch(r"     - ``(?:(test_\w+\.py) -k )?([a-z][\w ]*)``", line):
             found.append((row[1] or file, row[2]))
     return found
 
