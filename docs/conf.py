@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "option_table",
 ]
 
 # A name in single backticks is a Python name, linked where it is documented.

@@ -40,7 +40,7 @@ class MetricsResource(Resource):
     Args:
         registry: which; by default the one of the process.
 
-    The figures are read on the reactor's thread, as they are counted.
+    The metrics are read on the reactor's thread, as they are counted.
     """
 
     isLeaf = True  # noqa: N815  # twisted.web looks it up

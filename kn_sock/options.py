@@ -78,7 +78,7 @@ def check_seconds(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number of seconds, or None for no limit, not {value!r}")
     # The comparison is written so that NaN fails it.
     if not value >= 0:
-        raise ValueError(f"{name} must not be negative, and not {value!r}")
+        raise ValueError(f"{name} must not be negative, not {value!r}")
     try:
         float(value)
     except OverflowError:
@@ -90,20 +90,28 @@ def check_seconds(name: str, value: object) -> None:
 NO_LIMIT = "none"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Declaration:
     """What is declared of an option, beside its name, type and default.
 
     Attributes:
         check: raises unless a value may be used; takes the name and the value.
+        help: what the option does, in one line; shown by twistd and in the table of options.
         read: makes a value of the text on a command line; ``None`` for an option without a text
-            form, which only Python code can set.
-        help: what the option does.
+            form.
+        flag: the name of its flag, if it is not the option's own; ``None`` if there is no flag.
+        unit: what a number counts, such as ``"bytes"``.
+        values: which values are possible, as text.
+        default: the default as text, if it depends on the machine.
     """
 
     check: Callable[[str, Any], None]
+    help: str
     read: Callable[[str], Any] | None = None
-    help: str = ""
+    flag: str | None = None
+    unit: str = ""
+    values: str = ""
+    default: str = ""
 
 
 def _declare(default: Any, declaration: Declaration) -> Any:
@@ -113,22 +121,47 @@ def _declare(default: Any, declaration: Declaration) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _count(default: Any, help_text: str, *, least: int, may_be_none: bool = False) -> Any:
+def _count(default: Any, help_text: str, *, least: int, unit: str, default_text: str = "") -> Any:
+    """Declare a whole number; ``None`` is for no limit if it is the default."""
+    may_be_none = default is None
+
     def check(name: str, value: object) -> None:
         if value is not None or not may_be_none:
             check_count(name, value, least=least)
 
     def read(text: str) -> int | None:
-        return None if may_be_none and text == NO_LIMIT else int(text)
+        if may_be_none and text == NO_LIMIT:
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"must be a whole number{_OR_NONE * may_be_none}") from None
 
-    return _declare(default, Declaration(check, read, help_text))
+    values = f"at least {least:,}"
+    return _declare(
+        default,
+        Declaration(
+            check=check, help=help_text, read=read, unit=unit, values=values, default=default_text
+        ),
+    )
+
+
+_OR_NONE: Final = f", or {NO_LIMIT} for no limit"
 
 
 def _seconds(default: float | None, help_text: str) -> Any:
     def read(text: str) -> float | None:
-        return None if text == NO_LIMIT else float(text)
+        try:
+            return None if text == NO_LIMIT else float(text)
+        except ValueError:
+            raise ValueError(f"must be a number of seconds{_OR_NONE}") from None
 
-    return _declare(default, Declaration(check_seconds, read, help_text))
+    return _declare(
+        default,
+        Declaration(
+            check=check_seconds, help=help_text, read=read, unit="seconds", values="at least 0"
+        ),
+    )
 
 
 def _switch(default: bool, help_text: str) -> Any:
@@ -137,19 +170,26 @@ def _switch(default: bool, help_text: str) -> Any:
             raise ValueError("must be yes or no")
         return text == "yes"
 
-    return _declare(default, Declaration(check_flag, read, help_text))
+    return _declare(default, Declaration(check=check_flag, help=help_text, read=read))
 
 
 def _choice(default: str, choices: Sequence[str], help_text: str) -> Any:
     def check(name: str, value: object) -> None:
         check_choice(name, value, choices)
 
-    return _declare(default, Declaration(check, str, help_text))
+    values = ", ".join(choices)
+    return _declare(default, Declaration(check=check, help=help_text, read=str, values=values))
 
 
-def _object(default: Any, check: Callable[[str, Any], None] | None = None) -> Any:
+def _object(
+    default: Any,
+    help_text: str,
+    *,
+    flag: str | None = None,
+    check: Callable[[str, Any], None] = lambda name, value: None,
+) -> Any:
     """Declare an option without a text form."""
-    return _declare(default, Declaration(check or (lambda name, value: None)))
+    return _declare(default, Declaration(check=check, help=help_text, flag=flag))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,23 +237,30 @@ class ServerOptions:
             them is ``callback_interceptors``, a client's ``interceptors``.
         access_log: where a line of JSON goes for each call: a path, ``"-"`` for the standard
             output, or a function that takes the line's fields.
-        metrics: a ``prometheus_client`` registry in which the figures can be read.
-        stats: whether callers may read the figures, by the method ``rpc.stats``. A `Stats` instead
-            of ``True`` has them counted there; servers may share one.
+        metrics: a ``prometheus_client`` registry in which the metrics can be read.
+        stats: whether callers may read the metrics, by the method ``rpc.stats``. A `Stats` instead
+            of ``True`` is where they are counted; servers may share one.
     """
 
     max_line_bytes: int = _count(
         MAX_LINE_BYTES,
         "the longest line in either direction, in bytes",
         least=_LEAST_LINE_BYTES,
+        unit="bytes",
     )
-    max_pending: int = _count(MAX_PENDING, "the most calls in flight per connection", least=1)
-    max_batch: int = _count(MAX_BATCH, "the most members of a batch", least=1)
+    max_pending: int = _count(
+        MAX_PENDING, "the most calls in flight per connection", least=1, unit="calls"
+    )
+    max_batch: int = _count(MAX_BATCH, "the most members of a batch", least=1, unit="members")
     max_connections: int | None = _count(
-        None, "the most connections at once; none for no limit", least=1, may_be_none=True
+        None, "the most connections at once; none for no limit", least=1, unit="connections"
     )
     threads: int = _count(
-        default_threads, "threads for functions that may block; 0 runs all on the reactor", least=0
+        default_threads,
+        "threads for functions that may block; 0 runs all on the reactor",
+        least=0,
+        unit="threads",
+        default_text="processors + 4, at most 32",
     )
     call_timeout: float | None = _seconds(
         None, "cancel a call after this many seconds; none for no limit"
@@ -245,14 +292,32 @@ class ServerOptions:
     cancellation: Cancellation = _choice(
         "lsp", get_args(Cancellation), "how calls are cancelled: lsp, mcp or none"
     )
-    executor: Executor | None = _object(None, lambda _, value: check_executor(value))
-    serve_interceptors: Sequence[Any] = _object(
-        (), lambda name, value: check_functions(name, value)
+    executor: Executor | None = _object(
+        None,
+        "a thread pool that runs the functions, instead of threads; its owner shuts it down",
+        check=lambda _, value: check_executor(value),
     )
-    call_interceptors: Sequence[Any] = _object((), check_functions)
-    access_log: Any = _object(None)
-    metrics: Any = _object(None)
-    stats: Any = _object(False)
+    serve_interceptors: Sequence[Any] = _object(
+        (),
+        "functions around each call that is served, the first one outermost",
+        flag="interceptor",
+        check=check_functions,
+    )
+    call_interceptors: Sequence[Any] = _object(
+        (), "functions around each call that this end makes", check=check_functions
+    )
+    access_log: Any = _object(
+        None, "file that gets a line of JSON for each call; - for stdout", flag="access-log"
+    )
+    metrics: Any = _object(
+        None,
+        "serve metrics for Prometheus over HTTP: a port, HOST:PORT or a server endpoint; "
+        "in Python, a registry",
+        flag="metrics",
+    )
+    stats: Any = _object(
+        False, "serve the metrics to callers, by the method rpc.stats", flag="stats"
+    )
 
     def __post_init__(self) -> None:
         for name, declaration in declarations(type(self)).items():

@@ -234,7 +234,7 @@ class RPCServerFactory(Factory):
 
     @property
     def stats(self) -> Stats | None:
-        """The figures; ``None`` unless ``stats`` or ``metrics`` asks for them."""
+        """The metrics; ``None`` unless ``stats`` or ``metrics`` asks for them."""
         return self._reports.stats
 
     def drain(self) -> Deferred[None]:

@@ -39,12 +39,10 @@ def _text_of(value: Any) -> str:
     return NO_LIMIT if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+_DECLARED = declarations(ServerOptions)
+
 # Every server option that has a text form is an option here, by the same name.
-_SERVER_OPTIONS = {
-    name: declaration
-    for name, declaration in declarations(ServerOptions).items()
-    if declaration.read is not None
-}
+_SERVER_OPTIONS = {name: one for name, one in _DECLARED.items() if one.read is not None}
 
 
 def _flag(name: str) -> str:
@@ -57,7 +55,7 @@ def _as_bytes(text: str | bytes) -> bytes:
 
 def _in_flags(text: str) -> str:
     """Name options as they are named on the command line."""
-    return re.sub(r"\btls_(?:cert|key|client_ca)\b", lambda found: "--" + _flag(found[0]), text)
+    return _OPTION_NAME.sub(lambda found: "--" + _flag(found[0]), text)
 
 
 def _has_no_tls_of_ours(port: str) -> bool:
@@ -68,6 +66,8 @@ def _has_no_tls_of_ours(port: str) -> bool:
 _RELATIVE = re.compile(r"(?:haproxy:)?unix:(?:(?!\w+=)|(?:\w+=[^:]*:)*address=)(?!/)")
 
 _TLS_OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")
+
+_OPTION_NAME = re.compile(rf"\b(?:{'|'.join((*_TLS_OPTIONS, *_SERVER_OPTIONS))})\b")
 
 # Endpoints that are no TCP, or that have TLS of their own.
 _WITHOUT_OUR_TLS = ("unix", "ssl", "tls")
@@ -90,9 +90,8 @@ class Options(usage.Options, AuthOptionMixin):
         ["tls-cert", None, None, "PEM file with the certificate: TLS on every TCP port"],
         ["tls-key", None, None, "PEM file with its key [default: in the certificate's]"],
         ["tls-client-ca", None, None, "PEM file with the CAs whose clients alone may connect"],
-        ["access-log", None, None, "file that gets a line of JSON for each call; - for stdout"],
-        ["metrics", None, None,
-         "serve metrics for Prometheus over HTTP: a port, HOST:PORT or a server endpoint"],
+        ["access-log", None, None, _DECLARED["access_log"].help],
+        ["metrics", None, None, _DECLARED["metrics"].help.partition("; in Python")[0]],
         *(
             [_flag(name), None, _text_of(getattr(ServerOptions(), name)), declaration.help]
             for name, declaration in _SERVER_OPTIONS.items()
@@ -100,7 +99,7 @@ class Options(usage.Options, AuthOptionMixin):
     ]  # fmt: skip
 
     optFlags = [  # noqa: RUF012  # read by twisted.python.usage
-        ["stats", None, "serve the figures of the server to callers, by the method rpc.stats"],
+        ["stats", None, _DECLARED["stats"].help],
     ]
 
     def __init__(self) -> None:
@@ -149,7 +148,7 @@ class Options(usage.Options, AuthOptionMixin):
     @override
     def postOptions(self) -> None:
         if not self["funcs"]:
-            raise usage.UsageError("say what to serve, as --funcs mymod.FUNCS")
+            raise usage.UsageError("--funcs is required, for example --funcs mymod.FUNCS")
         self["ports"] = self["ports"] or [_DEFAULT_PORT]
         for port in self["ports"]:
             if port.isdigit() and int(port) > 65535:
@@ -161,7 +160,7 @@ class Options(usage.Options, AuthOptionMixin):
         try:
             ServerOptions(**values)
         except (TypeError, ValueError) as problem:
-            raise usage.UsageError(str(problem)) from None
+            raise usage.UsageError(_in_flags(str(problem))) from None
         self["server_options"] = values
 
     def _check_tls(self) -> None:

@@ -39,7 +39,7 @@ _COUNTERS = {
 
 
 class StatsCollector:
-    """Reads the figures for a registry, each time that somebody fetches them."""
+    """Reads the metrics for a registry, each time that somebody fetches them."""
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
@@ -74,10 +74,10 @@ class StatsCollector:
             "Seconds from when a call was read to its answer.",
             labels=["method"],
         )
-        for name, figures in self._stats.methods.copy().items():
-            for outcome, count in figures.outcomes.copy().items():
+        for name, stats in self._stats.methods.copy().items():
+            for outcome, count in stats.outcomes.copy().items():
                 calls.add_metric([name, outcome], count)
-            seconds.add_metric([name], list(cumulated(figures.buckets).items()), figures.seconds)
+            seconds.add_metric([name], list(cumulated(stats.buckets).items()), stats.seconds)
         yield calls
         yield seconds
 
@@ -101,5 +101,5 @@ def stats_in(registry: Any, given: Stats | None) -> Stats:
         registry.register(StatsCollector(stats))
         _by_registry[registry] = stats
     elif given is not None and given is not stats:
-        raise ValueError("the registry in metrics has the figures of other stats already")
+        raise ValueError("the registry in metrics already has the metrics of another Stats")
     return stats

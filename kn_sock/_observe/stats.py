@@ -80,7 +80,7 @@ class MethodStats:
 
 
 class Stats:
-    """The figures of one server, or of several that share it.
+    """The metrics of one server, or of several that share it.
 
     Figures are counted on the reactor's thread; they may be read on any. What is iterated over is
     copied first, by the one step that no other thread comes between.
@@ -144,12 +144,12 @@ class Stats:
             outcome: one of a few words; see `outcome_of`.
             seconds: from when it was read.
         """
-        figures = self.methods.get(method)
-        if figures is None:
-            figures = self.methods[method] = MethodStats()
-        figures.outcomes[outcome] = figures.outcomes.get(outcome, 0) + 1
-        figures.seconds += seconds
-        figures.buckets[bisect_left(BUCKETS, seconds)] += 1
+        stats = self.methods.get(method)
+        if stats is None:
+            stats = self.methods[method] = MethodStats()
+        stats.outcomes[outcome] = stats.outcomes.get(outcome, 0) + 1
+        stats.seconds += seconds
+        stats.buckets[bisect_left(BUCKETS, seconds)] += 1
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -196,11 +196,11 @@ class Stats:
             },
             "calls": {
                 name: {
-                    "outcomes": figures.outcomes.copy(),
-                    "seconds": figures.seconds,
-                    "buckets": cumulated(figures.buckets),
+                    "outcomes": stats.outcomes.copy(),
+                    "seconds": stats.seconds,
+                    "buckets": cumulated(stats.buckets),
                 }
-                for name, figures in self.methods.copy().items()
+                for name, stats in self.methods.copy().items()
             },
             "calls_in_flight": self.calls_in_flight,
             "calls_waiting": self.calls_waiting,

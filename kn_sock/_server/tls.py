@@ -40,7 +40,7 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
     if cert is None:
         for name, path in (("tls_key", key), ("tls_client_ca", client_ca)):
             if path is not None:
-                raise ValueError(f"{name} is nothing without tls_cert")
+                raise ValueError(f"{name} requires tls_cert")
         return None
     try:
         from OpenSSL.SSL import Error

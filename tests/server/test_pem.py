@@ -374,8 +374,8 @@ def test_a_system_that_does_not_let_tls_be_set_up_is_not_the_keys_fault(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tls_key": "server.key"}, ["tls_key is nothing without tls_cert"]),
-        ({"tls_client_ca": "ca.crt"}, ["tls_client_ca is nothing without tls_cert"]),
+        ({"tls_key": "server.key"}, ["tls_key requires tls_cert"]),
+        ({"tls_client_ca": "ca.crt"}, ["tls_client_ca requires tls_cert"]),
         ({"tls_cert": "server.crt"}, ["tls_cert: there is no private key", "server.crt"]),
         ({"tls_cert": "server.key"}, ["tls_cert: there is no certificate", "server.key"]),
         ({"tls_cert": "text.crt"}, ["tls_cert: there is no certificate", "text.crt"]),
@@ -391,7 +391,7 @@ def test_a_system_that_does_not_let_tls_be_set_up_is_not_the_keys_fault(
 def test_a_file_that_is_not_what_it_should_be_is_named(
     files: Path, options: dict[str, str], words: list[str]
 ) -> None:
-    if "without" not in words[0]:
+    if "requires" not in words[0]:
         first = {"tls_cert": "server.crt"}
         others = {} if "tls_cert" in options else {"tls_key": "server.key"}
         options = {**first, **others, **options}

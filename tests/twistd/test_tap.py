@@ -235,10 +235,10 @@ def test_two_kinds_of_login_go_together(directory: Path) -> None:
         (["--auth", "token:nowhere"], ["nowhere", "No such file"]),
         (["--tls-cert", "nowhere.pem"], ["--tls-cert: No such file or directory", "nowhere.pem"]),
         (["--tls-cert", "served.py"], ["--tls-cert: there is no certificate", "served.py"]),
-        (["--tls-key", "served.py"], ["--tls-key is nothing without --tls-cert"]),
-        (["--tls-client-ca", "served.py"], ["--tls-client-ca is nothing without --tls-cert"]),
+        (["--tls-key", "served.py"], ["--tls-key requires --tls-cert"]),
+        (["--tls-client-ca", "served.py"], ["--tls-client-ca requires --tls-cert"]),
         (["--login-timeout", "soon"], ["--login-timeout soon"]),
-        (["--login-timeout", "-1"], ["login_timeout"]),
+        (["--login-timeout", "-1"], ["--login-timeout must not be negative"]),
     ],
 )
 def test_a_wrong_way_of_asking_who_calls_is_a_usage_error(
@@ -577,3 +577,29 @@ def test_a_plugin_imports_nothing_of_kn_sock(plugin: str) -> None:
         timeout=PATIENCE,
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "complaint"),
+    [
+        ("--max-pending", "0", "--max-pending must be at least 1, not 0"),
+        ("--max-pending", "many", "--max-pending many: must be a whole number"),
+        (
+            "--max-connections",
+            "x",
+            "--max-connections x: must be a whole number, or none for no limit",
+        ),
+        (
+            "--send-timeout",
+            "soon",
+            "--send-timeout soon: must be a number of seconds, or none for no limit",
+        ),
+        ("--framing", "words", "--framing must be lines or documents, not 'words'"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_name_of_the_flag(
+    flag: str, text: str, complaint: str
+) -> None:
+    with pytest.raises(usage.UsageError) as caught:
+        Options().parseOptions(["--funcs", "mymod.FUNCS", flag, text])
+    assert str(caught.value) == complaint
