@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 
+from kn_sock._calling.call import ClientCall, Resend
 from kn_sock._calling.options import Batch, BatchEntry, CallOptions, Remote, check_method
-from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._serving.context import time_left
 from kn_sock.errors import CallCancelled, CallTimeout
 

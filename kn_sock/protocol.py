@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionAborted
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
@@ -22,7 +21,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
-from kn_sock._calling.pending import ClientCall, PendingCalls
+from kn_sock._calling.pending import PendingCalls
 from kn_sock._intercept.serving import ServeInterceptors
 from kn_sock._io.closing import Closing, Input, State
 from kn_sock._io.flow import FlowControl
@@ -38,22 +37,23 @@ from kn_sock._io.transport import (
     counts_undelivered,
     is_tls,
     process_of,
+    set_tcp_options,
     write_of,
 )
 from kn_sock._io.watchdogs import IdleWatchdog
 from kn_sock._serving.dispatcher import Dispatcher
 from kn_sock._serving.fastpath import FAST
-from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.documents import DocumentFramer
 from kn_sock._wire.framing import Framer, LineFramer
 from kn_sock._wire.session import Session
 from kn_sock.connection import RPCConnection
-from kn_sock.errors import ParseError, RPCError
 
 if TYPE_CHECKING:
+    from kn_sock._calling.call import ClientCall
     from kn_sock._calling.context import ConnectionContext, IConnectionObserver
     from kn_sock._observe.reports import ConnectionReport
     from kn_sock._wire.events import Request
+    from kn_sock.errors import RPCError
     from kn_sock.methods.signature import Method
     from kn_sock.options import Framing, ServerOptions
 
@@ -93,38 +93,30 @@ class RPCProtocol(LineReceiver):
     #: When what is processed now was read, in the reactor's seconds.
     read_at: float
     _connection: RPCConnection
-    _opening: Deferred[None] | None = None
-    _close_waiters: tuple[Deferred[None], ...] = ()
     # The reason and the cause with which our calls ended.
     _loss: tuple[str, BaseException | None] | None = None
     # Whether the reason for the close was logged already.
     _is_reported = False
     # None if nobody asks for the metrics of connections.
     _report: ConnectionReport | None = None
-    # None until there is a transport.
-    _closing: Closing | None = None
 
     def __init__(self, context: ConnectionContext, observer: IConnectionObserver) -> None:
-        self._context = context
+        self.context = context
         self._observer = observer
         self.reactor = context.reactor
-        #: Encodes requests for this connection.
-        self.writer = context.writer
+        self._closing = Closing(self, context.handshake_timeout)
 
     # --- the transport calls ----------------------------------------------------------------------
 
     @override
     def connectionMade(self) -> None:
         transport = self.transport
-        # Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
-        for option in ("setTcpNoDelay", "setTcpKeepAlive"):
-            getattr(transport, option, lambda _: None)(True)
+        set_tcp_options(transport)
         process = process_of(transport)
         if process is not NO_PROCESS:
             self.peer_process = process
-        context = self._context
-        half_closes = counts_undelivered(transport) and can_half_close(transport)
-        self._closing = Closing(self, half_closes, context.handshake_timeout)
+        context = self.context
+        self._closing.half_closes = counts_undelivered(transport) and can_half_close(transport)
         self._compose(context.runner.options)
         context.thread_id = get_ident()
         self.opened_at = self.read_at = self.reactor.seconds()
@@ -136,7 +128,7 @@ class RPCProtocol(LineReceiver):
 
     def _compose(self, options: ServerOptions) -> None:
         """Make the parts that work on what comes in."""
-        context = self._context
+        context = self.context
         runner = context.runner
         self._session: Session[ClientCall] = Session(
             context.writer,
@@ -168,30 +160,25 @@ class RPCProtocol(LineReceiver):
 
     def handshakeCompleted(self) -> None:
         """The TLS handshake is done."""
-        self._feed(Input.SECURED)
+        self._closing.feed(Input.SECURED)
 
     def readConnectionLost(self) -> None:
         """The peer has sent EOF: answer its calls, then close."""
-        self._feed(Input.PEER_EOF)
+        self._closing.feed(Input.PEER_EOF)
 
     def writeConnectionLost(self) -> None:
         """All that was written was handed to the kernel: close once it has arrived."""
-        self._feed(Input.WRITE_CLOSED)
+        self._closing.feed(Input.WRITE_CLOSED)
 
     @override
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008
-        closing = self._closing
-        if closing is not None:
-            self._end(closing, reason)
+        if self._closing.state is not State.NEW:
+            self._end(reason)
         self._observer.connection_ended(self)
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.errback(reason)
-        waiters, self._close_waiters = self._close_waiters, ()
-        for waiter in waiters:
-            waiter.callback(None)
+        self._closing.ended(reason)
 
-    def _end(self, closing: Closing, reason: Failure) -> None:
+    def _end(self, reason: Failure) -> None:
+        closing = self._closing
         was_live = closing.is_live
         closing.feed(Input.LOST)
         self._reader.is_open = False
@@ -199,8 +186,7 @@ class RPCProtocol(LineReceiver):
         if was_live:
             self._reader.settle_from(left_over)
         problem = tls_problem(reason.value)
-        # A client reports it by what waits for the connection to open.
-        if problem is not None and self._opening is None:
+        if problem is not None and not closing.is_opening_awaited:
             log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
         self._stop_watchdogs()
         self._serving.close()
@@ -214,12 +200,9 @@ class RPCProtocol(LineReceiver):
         # Parts that refer to the connection would make it wait for the garbage collector.
         del self.dataReceived
         self._reader.detach()
-        closing.detach()
         self._flow.detach()
-
-    def _feed(self, happened: Input, reason: str | None = None) -> None:
-        if self._closing is not None:
-            self._closing.feed(happened, reason)
+        if self.outgoing is not None:
+            self.outgoing.detach()
 
     @property
     def peer(self) -> Any:
@@ -242,7 +225,7 @@ class RPCProtocol(LineReceiver):
         return self._reader.received_bytes
 
     def _make_report(self) -> ConnectionReport:
-        reports = self._context.runner.reports
+        reports = self.context.runner.reports
         return reports.opened(self, self._outbox, self._session, self._serving)
 
     # --- what the table of closing asks for -------------------------------------------------------
@@ -251,9 +234,6 @@ class RPCProtocol(LineReceiver):
         """Calls can be made and served."""
         self._reader.is_open = True
         self._observer.connection_opened(self)
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            opening.callback(None)
 
     def hold_output(self) -> None:
         """Write nothing until `release_output`."""
@@ -265,13 +245,7 @@ class RPCProtocol(LineReceiver):
 
     def read_to_end(self) -> None:
         """Process what was read; the peer sends no more."""
-        reader = self._reader
-        if reader.backlog:
-            reader.handle(reader.take_backlog())
-        missing = reader.missing_end
-        if missing is not None and reader.is_open:
-            error = ParseError(f"{missing}; nothing in it was run")
-            self._outbox.put(JSONRPC_2.encode_error(None, error))
+        self._reader.read_to_end()
 
     def fail_calls(self, reason: str) -> None:
         """Fail our own calls: no replies come any more."""
@@ -283,11 +257,11 @@ class RPCProtocol(LineReceiver):
 
     def close_when_answered(self) -> None:
         """Close once every call of the peer has been answered."""
-        if self._closing is None or not self._closing.is_live:
+        if not self._closing.is_live:
             return
         self._serving.tells_when_idle = True
         if self._serving.is_idle and not self._reader.backlog:
-            self._feed(Input.ANSWERED, "closed when all was answered")
+            self._closing.feed(Input.ANSWERED, "closed when all was answered")
 
     serving_is_idle = close_when_answered
 
@@ -300,14 +274,13 @@ class RPCProtocol(LineReceiver):
         else:
             if self.outgoing is not None:
                 self.outgoing.cancel_all()
-            self._context.turn.flush()
+            self.context.turn.flush()
         self._stop_watchdogs()
         self._reader.take_backlog()
         self._serving.close()
         if is_aborted:
             return
-        reason = self._closing.reason if self._closing is not None else None
-        self._end_calls(reason or "this side closed it", None)
+        self._end_calls(self._closing.reason or "this side closed it", None)
         self._flow.read_for_close()
 
     def refuse(self, protocol: str) -> None:
@@ -318,8 +291,8 @@ class RPCProtocol(LineReceiver):
             protocol=protocol,
         )
         self._is_reported = True
-        self._context.runner.reports.refused(protocol.lower())
-        self._feed(Input.ABORT, f"the peer speaks {protocol}")
+        self.context.runner.reports.refused(protocol.lower())
+        self._closing.feed(Input.ABORT, f"the peer speaks {protocol}")
 
     # --- how much is read and written -------------------------------------------------------------
 
@@ -334,7 +307,7 @@ class RPCProtocol(LineReceiver):
 
     def update_reading(self) -> None:
         """Read on, or pause, by the calls in flight."""
-        if self._closing is not None and self._closing.is_live:
+        if self._closing.is_live:
             self._flow.update_reading()
 
     @property
@@ -348,7 +321,7 @@ class RPCProtocol(LineReceiver):
 
     def stalled(self) -> None:
         """Disconnect a peer that accepts no data."""
-        seconds = self._context.runner.options.send_timeout
+        seconds = self.context.runner.options.send_timeout
         self._report_and_abort(
             f"it took nothing of what was sent to it for {seconds:g} s", "aborted"
         )
@@ -360,13 +333,13 @@ class RPCProtocol(LineReceiver):
     def _report_and_abort(self, reason: str, verb: str) -> None:
         log.warn("{peer}: {reason}; {verb}", peer=self.peer_text, reason=reason, verb=verb)
         self._is_reported = True
-        self._feed(Input.ABORT, reason)
+        self._closing.feed(Input.ABORT, reason)
 
     def _is_busy(self) -> bool:
         return self.awaits_replies or not self._serving.is_idle or self._flow.is_accepting
 
     def _idle(self) -> None:
-        self._feed(Input.CLOSE, "nothing happened on it for idle_timeout")
+        self._closing.feed(Input.CLOSE, "nothing happened on it for idle_timeout")
 
     def _stop_watchdogs(self) -> None:
         self._flow.stop()
@@ -377,62 +350,25 @@ class RPCProtocol(LineReceiver):
 
     @property
     def connection(self) -> RPCConnection:
-        """The connection, for calls to the peer."""
+        """The connection, for calls to the peer. Thread: any."""
         try:
             return self._connection
         except AttributeError:
             # Asked for by two threads at once, it is one: dict.setdefault() is atomic.
-            settings = self._context
-            made = RPCConnection(self, settings.call_options, settings.intercepting)
+            context = self.context
+            made = RPCConnection(self.calls(), context.call_options, context.intercepting)
             return cast(RPCConnection, vars(self).setdefault("_connection", made))
 
-    def start(self, calls: list[ClientCall], line: bytes) -> None:
-        """Send a line, and wait for the replies to the calls that it makes.
-
-        Raises:
-            ConnectionLost: the connection has ended, and the line makes no call that could fail.
-            RuntimeError: this is not the reactor's thread.
-        """
-        if get_ident() != self._context.thread_id:
-            self._wrong_thread()
-        outgoing = self.outgoing
-        if outgoing is None:
-            outgoing = self.calls()
-        outgoing.start(calls, line)
-        if not self._flow.is_reading:
-            self.update_reading()
-
-    def send_notification(self, line: bytes, timeout: float | None = None) -> Deferred[None]:
-        """Send a line that is not answered. It does not wait here, whatever the *timeout*.
-
-        Raises:
-            ConnectionLost: the connection has ended.
-            RuntimeError: this is not the reactor's thread.
-        """
-        if get_ident() != self._context.thread_id:
-            self._wrong_thread()
-        self.calls().notify(line)
-        return succeed(None)
-
-    @staticmethod
-    def _wrong_thread() -> NoReturn:
-        raise RuntimeError(
-            "a connection is for its reactor's thread; elsewhere, wait for it by "
-            "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
-        )
-
-    def cancel_call(self, call: ClientCall) -> object:
-        """Cancel a call, and notify the peer."""
-        return self.calls().cancel(call)
-
     def calls(self) -> PendingCalls:
-        """Our own calls in flight; made when first needed."""
+        """Our own calls in flight; made when first needed. Thread: any."""
         outgoing = self.outgoing
         if outgoing is None:
-            outgoing = PendingCalls(self._session, self._outbox, self.reactor, self.peer_text)
-            self.outgoing = outgoing
+            made = PendingCalls(self, self._session, self._outbox, self._flow)
+            outgoing = cast(PendingCalls, vars(self).setdefault("outgoing", made))
             if self._loss is not None:
                 outgoing.end(*self._loss)
+            if self._closing.state is State.LOST:
+                outgoing.detach()
         return outgoing
 
     def _end_calls(self, reason: str, cause: BaseException | None) -> None:
@@ -452,8 +388,7 @@ class RPCProtocol(LineReceiver):
     @property
     def is_open(self) -> bool:
         """Whether calls can be made."""
-        closing = self._closing
-        return closing is not None and closing.is_live and not closing.peer_is_done
+        return self._closing.is_live and not self._closing.peer_is_done
 
     def serve(
         self,
@@ -464,30 +399,12 @@ class RPCProtocol(LineReceiver):
         self._serving.serve(methods, absent)
 
     def when_open(self) -> Deferred[None]:
-        """Wait until calls can be made: over TLS, until the handshake is done.
-
-        Returns:
-            A Deferred that fires then, or fails with what ended the connection before. Cancelling
-            it aborts the connection.
-        """
-        if self._closing is None or self._closing.state is not State.SECURING:
-            is_live = self._closing is not None and self._closing.is_live
-            return succeed(None) if is_live else fail(ConnectionAborted())
-
-        def give_up(_: object) -> None:
-            self._opening = None
-            self.abort()
-
-        self._opening = Deferred(give_up)
-        return self._opening
+        """Return a Deferred that fires when calls can be made; see `Closing.when_open`."""
+        return self._closing.when_open()
 
     def when_closed(self) -> Deferred[None]:
         """Return a Deferred that fires when the connection has ended."""
-        if self._closing is not None and self._closing.state is State.LOST:
-            return succeed(None)
-        waiter: Deferred[None] = Deferred()
-        self._close_waiters = (*self._close_waiters, waiter)
-        return waiter
+        return self._closing.when_closed()
 
     def drain(self) -> Deferred[None]:
         """Refuse new calls, finish those in flight, flush, close.
@@ -495,7 +412,7 @@ class RPCProtocol(LineReceiver):
         Returns:
             A Deferred that fires when the connection is closed.
         """
-        self._feed(Input.DRAIN)
+        self._closing.feed(Input.DRAIN)
         return self.when_closed()
 
     def close(self) -> Deferred[None]:
@@ -504,12 +421,10 @@ class RPCProtocol(LineReceiver):
         Returns:
             A Deferred that fires when the connection is closed.
         """
-        if self._closing is not None and self._closing.is_live:
-            self._feed(Input.CLOSE, "this side closed it")
-        else:
-            self._feed(Input.CLOSE)
+        reason = "this side closed it" if self._closing.is_live else None
+        self._closing.feed(Input.CLOSE, reason)
         return self.when_closed()
 
     def abort(self) -> None:
         """Close at once, whatever is not written."""
-        self._feed(Input.ABORT)
+        self._closing.feed(Input.ABORT)

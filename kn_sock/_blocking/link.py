@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._blocking.future import CallFuture
-from kn_sock._calling.pending import ClientCall, Resend
+from kn_sock._calling.call import ClientCall, Resend
 from kn_sock._client.reconnecting import ReconnectingClient
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection

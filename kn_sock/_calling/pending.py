@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from threading import get_ident
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from msgspec import Struct
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from kn_sock._calling.call import UnfinishedWrite
 from kn_sock._io.deadlines import Deadlines
 from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:
+    from kn_sock._calling.call import ClientCall
+    from kn_sock._calling.context import ConnectionContext
+    from kn_sock._io.flow import FlowControl
     from kn_sock._io.outbox import Outbox
+    from kn_sock._wire.requests import RequestEncoder
     from kn_sock._wire.session import Session
 
 log = Logger()
@@ -31,127 +37,81 @@ _MOST_IN_FLIGHT = MAX_PENDING
 # The number of a line that is not in the outbox yet.
 _QUEUED = -1
 
-# Below this many calls that were given up it is not worth looking for their lines.
+# With fewer cancelled calls than this, their queued lines are not looked for.
 _FEW = 64
 
 # Errors that name no call where a batch has them, and a single call where that does.
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
 
 
-class BatchCalls(Protocol):
-    """What the calls of one batch share."""
+class Connection(Protocol):
+    """The connection that the calls are made over."""
 
-    calls: list[ClientCall]
-
-
-class RetryQueue(Protocol):
-    """What outlives a connection, and may send over the next one what this one leaves open."""
-
-    def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
-        """Mark those that it takes; the others fail."""
-
-
-class Resend:
-    """What it takes to send a line once more, for calls that may be run twice.
-
-    Attributes:
-        line: the line.
-        loss: how the connection was lost that it was written to, once it was.
-    """
-
-    __slots__ = ("line", "loss")
-
-    def __init__(self, line: bytes) -> None:
-        self.line = line
-        self.loss: ConnectionLost | None = None
-
-
-class ClientCall(Struct, eq=False):
-    """One call that waits for its reply. What is done with the outcome is the subclass's.
-
-    Attributes:
-        method: the name, for the text of errors.
-        timeout: seconds to wait for the reply; ``None`` for no limit.
-    """
-
-    method: str
-    timeout: float | None
-    call_id: int = 0
-    line_number: int = 0
-    # What the calls of one batch share; None for a call alone.
-    unit: BatchCalls | None = None
-    # What the loss of the connection is told to; for a batch, the first call has it.
-    keeper: RetryQueue | None = None
-    # Shared by the calls of a batch; None where the call must not be run twice.
-    again: Resend | None = None
+    context: ConnectionContext
+    reactor: IReactorTime
 
     @property
-    def was_written_before(self) -> bool:
-        """Whether it was written to an earlier connection, so that it may have been run."""
-        return self.again is not None and self.again.loss is not None
-
-    def succeed(self, result: Any) -> None:
-        """Take the result. Reactor: its thread."""
-        raise NotImplementedError
-
-    def fail(self, error: BaseException) -> None:
-        """Take the error. Reactor: its thread."""
-        raise NotImplementedError
-
-
-class UnfinishedWrite:
-    """What one line asked for, and the end of the connection left open.
-
-    Attributes:
-        calls: the calls that wait for a reply.
-        line: the line; ``None`` if it was written.
-        deadline: when their time is up, in the clock's seconds; ``None`` for no limit.
-        is_taken: whether somebody takes it over; the calls fail otherwise.
-    """
-
-    __slots__ = ("calls", "deadline", "is_taken", "line")
-
-    def __init__(self, calls: list[ClientCall], line: bytes | None, deadline: float | None) -> None:
-        self.calls = calls
-        self.line = line
-        self.deadline = deadline
-        self.is_taken = False
+    def peer_text(self) -> str:
+        """The peer's address, as text."""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether no call of the line has ended yet."""
-        unit = self.calls[0].unit
-        return unit is None or len(self.calls) == len(unit.calls)
+    def is_open(self) -> bool:
+        """Whether calls can be made."""
+
+    def update_reading(self) -> None:
+        """Read on, or pause."""
+
+    def close(self) -> Deferred[None]:
+        """Close the connection."""
 
 
 class PendingCalls:
-    """Starts calls, and ends them.
+    """Starts calls over one connection, and ends them.
 
     Args:
+        connection: the connection.
         session: writes requests and correlates replies.
         outbox: where lines go.
-        clock: tells when a call has taken too long.
-        peer: how the peer is called in errors.
+        flow: says whether the connection reads.
+
+    Reactor: its thread only.
     """
 
     def __init__(
-        self, session: Session[ClientCall], outbox: Outbox, clock: IReactorTime, peer: str
+        self,
+        connection: Connection,
+        session: Session[ClientCall],
+        outbox: Outbox,
+        flow: FlowControl,
     ) -> None:
+        # None once the connection has ended.
+        self._connection: Connection | None = connection
+        self._context = connection.context
         self._session = session
         self._outbox = outbox
-        self.peer_text = peer
-        self._deadlines = Deadlines(clock, session.pending, self._time_out)
+        self._flow = flow
+        self.peer_text = connection.peer_text
+        self._deadlines = Deadlines(connection.reactor, session.pending, self._time_out)
         self._complaint: RPCError | None = None
-        # Those that were told to the peer; one that knows no notifications answers each with an
-        # error, and no id.
+        # Cancellations sent; a peer without notifications answers each with an error without an id.
         self._cancelled = 0
-        # Lines behind those that are in flight, each with the calls that it makes.
-        self._queued: deque[tuple[list[ClientCall], bytes]] = deque()
+        #: Lines that wait for the calls in flight to become fewer, each with its calls.
+        self.queued: deque[tuple[list[ClientCall], bytes]] = deque()
         self._queued_calls = 0
-        # Those given up since it was last looked for their lines.
-        self._given_up = 0
+        # Queued calls cancelled since their lines were last looked for.
+        self._cancelled_queued = 0
         self._ended: str | None = None
         self._cause: BaseException | None = None
+
+    @property
+    def writer(self) -> RequestEncoder:
+        """What encodes requests for this connection."""
+        return self._session.encoder
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made."""
+        return self._connection is not None and self._connection.is_open
 
     @property
     def is_waiting(self) -> bool:
@@ -166,7 +126,10 @@ class PendingCalls:
 
         Raises:
             ConnectionLost: the connection has ended, and the line makes no call that could fail.
+            RuntimeError: this is not the reactor's thread.
         """
+        if get_ident() != self._context.thread_id:
+            _wrong_thread()
         if self._ended is not None:
             if not calls:
                 raise ConnectionLost(self._ended, maybe_executed=False) from self._cause
@@ -180,15 +143,17 @@ class PendingCalls:
             session.register(call.call_id, call)
             if call.timeout is not None:
                 self._deadlines.add(call.call_id, call.timeout, len(pending))
-        if in_flight >= _MOST_IN_FLIGHT or self._queued:
+        if in_flight >= _MOST_IN_FLIGHT or self.queued:
             self._queue(calls, line)
             return
         number = self._outbox.put(line)
         for call in calls:
             call.line_number = number
+        if not self._flow.is_reading and self._connection is not None:
+            self._connection.update_reading()
 
     def _queue(self, calls: list[ClientCall], line: bytes) -> None:
-        self._queued.append((calls, line))
+        self.queued.append((calls, line))
         self._queued_calls += len(calls)
         for call in calls:
             call.line_number = _QUEUED
@@ -196,11 +161,11 @@ class PendingCalls:
     def proceed(self) -> None:
         """Send what waits for the calls in flight to become fewer."""
         pending = self._session.pending
-        while self._queued:
-            calls, line = self._queued[0]
+        while self.queued:
+            calls, line = self.queued[0]
             if calls and len(pending) - self._queued_calls >= _MOST_IN_FLIGHT:
                 return
-            self._queued.popleft()
+            self.queued.popleft()
             alive = [call for call in calls if pending.get(call.call_id) is call]
             self._queued_calls -= len(alive)
             if calls and not alive:
@@ -211,23 +176,27 @@ class PendingCalls:
             if len(alive) < len(calls):
                 for call in calls:
                     if pending.get(call.call_id) is not call:
-                        self._tell_cancelled(call)
+                        self._send_cancel(call)
 
-    def notify(self, line: bytes) -> None:
-        """Send a line that is not answered.
+    def send_notification(self, line: bytes, timeout: float | None = None) -> Deferred[None]:
+        """Send a line that is not answered. It does not wait here, whatever the *timeout*.
 
         Raises:
             ConnectionLost: the connection has ended.
+            RuntimeError: this is not the reactor's thread.
         """
+        if get_ident() != self._context.thread_id:
+            _wrong_thread()
         if self._ended is not None:
             raise ConnectionLost(self._ended, maybe_executed=False) from self._cause
-        if self._queued:
+        if self.queued:
             self._queue([], line)
         else:
             self._outbox.put(line)
+        return succeed(None)
 
-    def cancel(self, call: ClientCall) -> bool:
-        """Drop a call, and tell the peer; the call itself is told nothing. Idempotent.
+    def cancel_call(self, call: ClientCall) -> bool:
+        """Discard a call and cancel it at the peer; the call gets no outcome. Idempotent.
 
         Returns:
             Whether the request was written, so that the peer may be running it.
@@ -239,25 +208,25 @@ class PendingCalls:
             # Its line is left out when its turn comes, or what it shares it with is cancelled then.
             session.discard(call.call_id, was_sent=False)
             self._queued_calls -= 1
-            self._given_up += 1
-            if self._given_up > _FEW + len(self._queued) // 2:
-                self._drop_given_up()
+            self._cancelled_queued += 1
+            if self._cancelled_queued > _FEW + len(self.queued) // 2:
+                self._drop_cancelled()
             return False
         # What shares its line with other calls of a batch is left to be written.
         was_sent = call.unit is not None or not self._outbox.withdraw(call.line_number)
         session.discard(call.call_id, was_sent=was_sent)
         if was_sent:
-            self._tell_cancelled(call)
+            self._send_cancel(call)
         self.proceed()
         return was_sent
 
-    def _drop_given_up(self) -> None:
-        """Forget the lines whose calls have all been given up."""
+    def _drop_cancelled(self) -> None:
+        """Discard the lines whose calls have all been cancelled."""
         pending = self._session.pending
-        self._given_up = 0
-        self._queued = deque(
+        self._cancelled_queued = 0
+        self.queued = deque(
             (calls, line)
-            for calls, line in self._queued
+            for calls, line in self.queued
             if not calls or any(pending.get(call.call_id) is call for call in calls)
         )
 
@@ -268,9 +237,9 @@ class PendingCalls:
         """
         for call in list(self._session.pending.values()):
             if call.line_number != _QUEUED:
-                self._tell_cancelled(call)
+                self._send_cancel(call)
 
-    def _tell_cancelled(self, call: ClientCall) -> None:
+    def _send_cancel(self, call: ClientCall) -> None:
         line = self._session.encoder.encode_cancel(call.call_id)
         if line is not None:
             self._outbox.put(line)
@@ -278,7 +247,7 @@ class PendingCalls:
 
     def _time_out(self, call_id: int) -> None:
         call = self._session.pending[call_id]
-        was_sent = self.cancel(call)
+        was_sent = self.cancel_call(call)
         text = f"no reply to {call.method} from {self.peer_text} within {call.timeout:g} s"
         call.fail(CallTimeout(text, maybe_executed=was_sent or call.was_written_before))
 
@@ -314,6 +283,14 @@ class PendingCalls:
             error=str(error),
         )
 
+    def close(self) -> Deferred[None]:
+        """Close the connection; the Deferred fires when it is closed."""
+        return succeed(None) if self._connection is None else self._connection.close()
+
+    def detach(self) -> None:
+        """Forget the connection, which has ended."""
+        self._connection = None
+
     def end(self, reason: str, cause: BaseException | None) -> None:
         """Fail every call, in order, and each one that is started from now on. Idempotent.
 
@@ -328,8 +305,8 @@ class PendingCalls:
         self._ended = f"the connection to {self.peer_text} is lost: {reason}"
         self._cause = cause
         left: list[UnfinishedWrite] = []
-        queued = {call: line for calls, line in self._queued for call in calls}
-        self._queued.clear()
+        queued = {call: line for calls, line in self.queued for call in calls}
+        self.queued.clear()
         # Those of a batch stand together.
         for _, group in groupby(self._session.take_all_pending(), lambda call: call.unit or call):
             calls = list(group)
@@ -359,3 +336,10 @@ class PendingCalls:
         )
         error.__cause__ = self._cause
         return error
+
+
+def _wrong_thread() -> NoReturn:
+    raise RuntimeError(
+        "a connection is for its reactor's thread; elsewhere, wait for it by "
+        "blockingCallFromThread(current_call().reactor, current_call().connection.call, …)"
+    )

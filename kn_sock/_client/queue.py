@@ -18,7 +18,7 @@ from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:
-    from kn_sock._calling.pending import ClientCall, Resend, UnfinishedWrite
+    from kn_sock._calling.call import ClientCall, Resend, UnfinishedWrite
     from kn_sock._wire.requests import RequestEncoder
     from kn_sock.protocol import RPCProtocol
 
@@ -83,8 +83,7 @@ class RequestQueue:
         self._waiting: deque[_Waiting] = deque()
         self._ended: str | None = None
 
-    # --- the connection
-    # -----------------------------------------------------------------------------
+    # --- the connection ---------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Queue calls again, after `end`."""
@@ -162,15 +161,14 @@ class RequestQueue:
         self._ended = reason
         self.fail_waiting(ConnectionLost(reason, maybe_executed=False))
 
-    # --- what the verbs are made of
-    # -------------------------------------------------------------------
+    # --- calls ------------------------------------------------------------------------------------
 
     def start(self, calls: list[ClientCall], line: bytes) -> None:
         """Send a line, now or once there is a connection, and wait for the replies to its calls."""
         calls[0].keeper = self
         protocol = self._protocol
         if protocol is not None and protocol.is_open and not self._waiting:
-            protocol.start(calls, line)
+            protocol.calls().start(calls, line)
             return
         self._wait(self._waiting_for(calls, line, self._deadline_in(calls[0].timeout)))
 
@@ -182,7 +180,7 @@ class RequestQueue:
         """
         protocol = self._protocol
         if protocol is not None and protocol.is_open and not self._waiting:
-            return protocol.send_notification(line)
+            return protocol.calls().send_notification(line)
 
         def give_up(_: object) -> None:
             if one in self._waiting:
@@ -190,7 +188,7 @@ class RequestQueue:
                 one.stop_timer()
 
         def send(protocol: RPCProtocol) -> None:
-            protocol.send_notification(line).chainDeferred(done)
+            protocol.calls().send_notification(line).chainDeferred(done)
 
         def fail(error: BaseException) -> None:
             if not done.called:
@@ -209,15 +207,14 @@ class RequestQueue:
                 one.stop_timer()
                 self._waiting.remove(one)
                 return False
-        return self._protocol is not None and self._protocol.cancel_call(call)
+        return self._protocol is not None and self._protocol.calls().cancel_call(call)
 
     def close(self) -> Deferred[None]:
         """Close for good: what waits fails, and what is in flight too."""
         self.end("this side closed it")
         return self._close()
 
-    # --- waiting
-    # --------------------------------------------------------------------------------------
+    # --- waiting ----------------------------------------------------------------------------------
 
     def _deadline_in(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._clock.seconds() + timeout
@@ -230,7 +227,7 @@ class RequestQueue:
                 call.fail(error)
 
         def send(protocol: RPCProtocol) -> None:
-            protocol.start(calls, line)
+            protocol.calls().start(calls, line)
 
         return _Waiting(calls, send, fail, calls[0].timeout, deadline)
 

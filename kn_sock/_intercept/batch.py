@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock._calling.call import ClientCall, Resend
 from kn_sock._calling.options import BatchEntry, CallOptions, check_method
-from kn_sock._calling.pending import ClientCall, Resend
 from kn_sock._intercept.calls import InterceptedCalls, OutgoingCall, send_alone
 from kn_sock._serving.context import time_left
 from kn_sock.connection import Channel, DeferredCallCancelled

@@ -10,7 +10,10 @@ import enum
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from kn_sock._io.transport import end_now, undelivered_bytes
 
@@ -90,28 +93,28 @@ class Closing:
 
     Args:
         connection: the connection.
-        half_closes: whether the transport can close its writing side alone.
         handshake_timeout: seconds for the TLS handshake; ``None`` for no limit.
     """
 
     __slots__ = (
+        "_close_waiters",
         "_connection",
-        "_half_closes",
         "_handshake_timeout",
         "_is_at_eof",
         "_linger_timer",
+        "_opening",
         "_timer",
+        "half_closes",
         "peer_is_done",
         "reason",
         "state",
     )
 
-    def __init__(
-        self, connection: Closable, half_closes: bool, handshake_timeout: float | None
-    ) -> None:
+    def __init__(self, connection: Closable, handshake_timeout: float | None) -> None:
         self._connection = connection
-        self._half_closes = half_closes
         self._handshake_timeout = handshake_timeout
+        #: Whether the transport can close its writing side alone.
+        self.half_closes = False
         self.state = State.NEW
         #: Whether the peer has sent EOF.
         self.peer_is_done = False
@@ -121,6 +124,8 @@ class Closing:
         self._is_at_eof = False
         self._timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
+        self._opening: Deferred[None] | None = None
+        self._close_waiters: tuple[Deferred[None], ...] = ()
 
     def feed(self, happened: Input, reason: str | None = None) -> None:
         """Make a transition, and run its outputs.
@@ -138,14 +143,50 @@ class Closing:
         for output in outputs:
             output(self)
 
-    def detach(self) -> None:
-        """Forget the connection, which is lost: nothing happens to it any more."""
-        del self._connection
-
     @property
     def is_live(self) -> bool:
         """Whether messages are read and calls can be served."""
         return self.state is State.OPEN or self.state is State.DRAINING
+
+    # --- who waits for it -------------------------------------------------------------------------
+
+    def when_open(self) -> Deferred[None]:
+        """Return a Deferred that fires when calls can be made: over TLS, after the handshake.
+
+        It fails with what ended the connection before that. Cancelling it aborts the connection.
+        """
+        if self.state is not State.SECURING:
+            return succeed(None) if self.is_live else fail(ConnectionAborted())
+
+        def abort(_: object) -> None:
+            self._opening = None
+            self.feed(Input.ABORT)
+
+        self._opening = Deferred(abort)
+        return self._opening
+
+    @property
+    def is_opening_awaited(self) -> bool:
+        """Whether something waits for the connection to open, and will report how it failed."""
+        return self._opening is not None
+
+    def when_closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection has ended."""
+        if self.state is State.LOST:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._close_waiters = (*self._close_waiters, waiter)
+        return waiter
+
+    def ended(self, reason: Failure) -> None:
+        """Notify all that wait, and forget the connection: it is lost, and nothing follows."""
+        del self._connection
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.errback(reason)
+        waiters, self._close_waiters = self._close_waiters, ()
+        for waiter in waiters:
+            waiter.callback(None)
 
 
 # --- outputs --------------------------------------------------------------------------------------
@@ -153,6 +194,9 @@ class Closing:
 
 def _open(closing: Closing) -> None:
     closing._connection.opened()
+    opening, closing._opening = closing._opening, None
+    if opening is not None:
+        opening.callback(None)
 
 
 def _await_handshake(closing: Closing) -> None:
@@ -204,7 +248,7 @@ def _close(closing: Closing) -> None:
     closing._timer = connection.reactor.callLater(_CLOSE_SECONDS, closing.feed, Input.TIMED_OUT)
     # With a producer registered, TLS would wait for it before it closes.
     transport.unregisterProducer()
-    if closing._half_closes and not closing.peer_is_done:
+    if closing.half_closes and not closing.peer_is_done:
         # `Input.WRITE_CLOSED` follows.
         transport.loseWriteConnection()
     else:

@@ -6,13 +6,14 @@ that wait for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kn_sock._wire.decoding import LONG_BYTES, UNREADABLE, decode_long, decode_message
+from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.events import (
     Answered,
     Cancel,
@@ -25,6 +26,7 @@ from kn_sock._wire.events import (
 )
 from kn_sock._wire.framing import Framer, Line, OverlongLine
 from kn_sock._wire.sniffing import FIRST_BYTES, other_protocol
+from kn_sock.errors import ParseError
 
 if TYPE_CHECKING:
     from kn_sock._io.outbox import Outbox, WriteCoalescer
@@ -61,6 +63,10 @@ class Serves(Protocol):
 
 class Calls(Protocol):
     """Our own calls in flight."""
+
+    @property
+    def queued(self) -> Sized:
+        """Lines that wait for the calls in flight to become fewer."""
 
     def proceed(self) -> None:
         """Send what waits for the calls in flight to become fewer."""
@@ -193,7 +199,7 @@ class Reader:
         try:
             self.handle(lines)
             outgoing = connection.outgoing
-            if outgoing is not None:
+            if outgoing is not None and outgoing.queued:
                 outgoing.proceed()
         finally:
             turn.end_read(self._outbox, now)
@@ -274,10 +280,13 @@ class Reader:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    @property
-    def missing_end(self) -> str | None:
-        """What the last message lacks, if the stream ended in the middle of it."""
-        return self._framer.missing_end if self._framer.unfinished else None
+    def read_to_end(self) -> None:
+        """Process what was read; the peer sends no more."""
+        if self.backlog:
+            self.handle(self.take_backlog())
+        if self._framer.unfinished and self.is_open:
+            error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
+            self._outbox.put(JSONRPC_2.encode_error(None, error))
 
     def settle_from(self, lines: Iterable[Line | OverlongLine]) -> None:
         """End our own calls whose replies are among these lines; ignore everything else."""

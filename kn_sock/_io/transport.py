@@ -191,6 +191,15 @@ def certificate_of(transport: Any) -> Any:
     return get() if get is not None else None
 
 
+def set_tcp_options(transport: Any) -> None:
+    """Switch Nagle's algorithm off and keepalive on, if the transport is TCP.
+
+    Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
+    """
+    for option in ("setTcpNoDelay", "setTcpKeepAlive"):
+        getattr(transport, option, lambda _: None)(True)
+
+
 def process_of(transport: Any) -> PeerProcess:
     """Return the process at the other end of a Unix socket, as the kernel reports it on Linux."""
     connection = getattr(transport, "socket", None)

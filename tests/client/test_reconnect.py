@@ -776,7 +776,7 @@ def test_an_unwritten_batch_of_which_a_call_was_given_up_is_not_sent_again(
     # Only the channel can do it: a caller cancels the whole.
     protocol = service._channel._protocol
     assert protocol is not None
-    protocol.cancel_call(protocol._session.pending[given_up])
+    protocol.calls().cancel_call(protocol._session.pending[given_up])
     cut(network)
     wait_for_retry(network)
     assert not sent.is_there

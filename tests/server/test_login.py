@@ -860,7 +860,7 @@ def test_a_server_that_stops_finishes_the_login_and_takes_no_other(make_pair: Ma
 def test_a_server_without_a_portal_pays_nothing_for_it(network: MemoryNetwork) -> None:
     pair = connected_pair(FUNCS, network=network)
     (protocol,) = network.factory.connections
-    assert protocol._serving.replies.methods is protocol._context.runner.methods
+    assert protocol._serving.replies.methods is protocol.context.runner.methods
     assert len(network.reactor.getDelayedCalls()) == 0
     pair.close()
 

@@ -341,7 +341,7 @@ def test_the_calls_of_a_method_inherit_its_deadline(network: MemoryNetwork, wait
     pair.advance(0.1)
     # Both ends find it out at the same moment, each for itself.
     assert isinstance(outcome_of(calling), CallTimeout)
-    assert not pair.server._channel.awaits_replies  # type: ignore[attr-defined]  # the protocol
+    assert not pair.server._channel.is_waiting  # type: ignore[attr-defined]  # PendingCalls
 
 
 def test_a_call_in_a_method_whose_time_has_passed_is_not_made(network: MemoryNetwork) -> None:

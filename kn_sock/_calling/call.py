@@ -1,0 +1,96 @@
+"""One call that this end makes, and what outlives the connection that it was written to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from kn_sock.errors import ConnectionLost
+
+
+class BatchCalls(Protocol):
+    """What the calls of one batch share."""
+
+    calls: list[ClientCall]
+
+
+class RetryQueue(Protocol):
+    """What outlives a connection, and may send over the next one what this one leaves open."""
+
+    def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
+        """Mark those that it takes; the others fail."""
+
+
+class Resend:
+    """What it takes to send a line once more, for calls that may be run twice.
+
+    Attributes:
+        line: the line.
+        loss: how the connection was lost that it was written to, once it was.
+    """
+
+    __slots__ = ("line", "loss")
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+        self.loss: ConnectionLost | None = None
+
+
+class ClientCall(Struct, eq=False):
+    """One call that waits for its reply. What is done with the outcome is the subclass's.
+
+    Attributes:
+        method: the name, for the text of errors.
+        timeout: seconds to wait for the reply; ``None`` for no limit.
+    """
+
+    method: str
+    timeout: float | None
+    call_id: int = 0
+    line_number: int = 0
+    # What the calls of one batch share; None for a call alone.
+    unit: BatchCalls | None = None
+    # What the loss of the connection is told to; for a batch, the first call has it.
+    keeper: RetryQueue | None = None
+    # Shared by the calls of a batch; None where the call must not be run twice.
+    again: Resend | None = None
+
+    @property
+    def was_written_before(self) -> bool:
+        """Whether it was written to an earlier connection, so that it may have been run."""
+        return self.again is not None and self.again.loss is not None
+
+    def succeed(self, result: Any) -> None:
+        """Take the result. Reactor: its thread."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Take the error. Reactor: its thread."""
+        raise NotImplementedError
+
+
+class UnfinishedWrite:
+    """What one line asked for, and the end of the connection left open.
+
+    Attributes:
+        calls: the calls that wait for a reply.
+        line: the line; ``None`` if it was written.
+        deadline: when their time is up, in the clock's seconds; ``None`` for no limit.
+        is_taken: whether somebody takes it over; the calls fail otherwise.
+    """
+
+    __slots__ = ("calls", "deadline", "is_taken", "line")
+
+    def __init__(self, calls: list[ClientCall], line: bytes | None, deadline: float | None) -> None:
+        self.calls = calls
+        self.line = line
+        self.deadline = deadline
+        self.is_taken = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no call of the line has ended yet."""
+        unit = self.calls[0].unit
+        return unit is None or len(self.calls) == len(unit.calls)
