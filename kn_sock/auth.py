@@ -54,7 +54,7 @@ class IToken(ICredentials):
 
 
 def is_same_secret(one: bytes, other: bytes) -> bool:
-    """Compare two secrets in a time that tells neither where they differ nor their lengths."""
+    """Compare two secrets in constant time, whatever their lengths."""
     return hmac.compare_digest(hashlib.sha256(one).digest(), hashlib.sha256(other).digest())
 
 
@@ -190,7 +190,7 @@ class TokenFile:
 
 
 def _bytes_of(texts: Mapping[str, str], key: str, value: str) -> dict[bytes, bytes]:
-    """Check and encode; what is wrong is told without what it is, as it may be a secret."""
+    """Check and encode; errors do not show the value, as it may be a secret."""
     for pair in texts.items():
         for what, text in zip((key, value), pair, strict=True):
             if not isinstance(text, str):

@@ -143,7 +143,7 @@ class RPCClient:
         """Call a method and return its result. All other arguments are passed to the method.
 
         Raises:
-            RemoteError: the function raised; where it raised a builtin exception, this is one too.
+            RemoteError: the function raised; if it raised a builtin exception, this is one too.
             RPCError: the peer refused the call; its subclasses say why.
             CallTimeout, ConnectionLost: there was no reply; ``maybe_executed`` is whether the
                 function may have run.

@@ -294,7 +294,7 @@ class _ServiceOwner:
         self._service._channel.opened(protocol)
 
     def gave_up(self, error: BaseException) -> None:
-        """Nothing: a service that runs does not give up."""
+        """Do nothing: a running service tries again."""
 
     def need_connection(self) -> None:
         """Connect, if the service runs."""

@@ -108,10 +108,10 @@ class DeferredVerbs:
         """Notify the peer: nothing comes back, not even an error.
 
         Returns:
-            A Deferred that has fired, or has failed with `ConnectionLost`, or with ``TypeError`` or
-            ``ValueError`` where an argument cannot be sent. Where it waits for a connection, it
-            fires when it is sent; it fails with `CallTimeout` after the time that a call may take,
-            and to cancel it has it not sent.
+            A Deferred that fires when the notification is sent: at once, unless it waits for a
+            connection. It fails with `ConnectionLost`; with ``TypeError`` or ``ValueError`` if an
+            argument cannot be sent; with `CallTimeout` after the time limit of a call. Cancelling
+            it while it waits discards the notification.
 
         Spec: JSON-RPC 2.0, section 4.1.
         """
@@ -204,7 +204,7 @@ class DeferredCall(ClientCall, kw_only=True):
         self.channel.cancel_call(self)
         deferred.errback(DeferredCallCancelled(f"the call of {self.method} was cancelled"))
 
-    # Where several calls end together, the callbacks of one may have cancelled another by now.
+    # If several calls end together, the callbacks of one may have cancelled another by now.
 
     def succeed(self, result: Any) -> None:
         if not self.deferred.called:
@@ -243,7 +243,7 @@ class WholeBatch:
         self.deferred: Deferred[list[Any]] = Deferred(self._cancel)
 
     def settle(self, place: int, outcome: Any) -> None:
-        """Take the outcome of one call."""
+        """Set the outcome of one call."""
         self._results[place] = outcome
         self._awaited -= 1
         if not self._awaited and not self.deferred.called:
@@ -261,8 +261,8 @@ def send_batch(
     """Send a batch over a channel; the Deferred fires with its results in order.
 
     Args:
-        channel: where to.
-        entries: what is in it.
+        channel: sends it.
+        entries: its calls and notifications.
         options: how each of its calls is made.
     """
     if not entries:
@@ -275,7 +275,7 @@ def send_batch(
             for call in batch.calls:
                 call.again = again
         if not batch.calls:
-            # Nothing else tells that it could not be sent.
+            # Without calls, only this Deferred can report that it was not sent.
             return channel.send_notification(line, options.timeout).addCallback(lambda _: [])
         channel.start(batch.calls, line)
     except Exception as problem:
@@ -300,7 +300,7 @@ def encode_batch(
         if entry.is_call:
             next(waiting).call_id, line = writer.encode_call(
                 *entry[:3],
-                timeout=options.told(options.timeout),
+                timeout=options.timeout_to_send(options.timeout),
                 traceparent=options.traceparent,
             )
         else:

@@ -137,12 +137,12 @@ class NotAuthenticated(_StandardError):
 class RemoteError(RPCError):
     """The remote function raised an exception.
 
-    The text is the remote exception's text and nothing else. Where the remote exception was of a
+    The text is the remote exception's text and nothing else. If the remote exception was of a
     builtin type, or derived from one, this is an instance of that type too: ``except ValueError``
     works as it would on a local call. No other type is looked up, imported or unpickled.
 
     Attributes:
-        type_name: the name of the remote exception's type, or ``None`` where the peer's dialect
+        type_name: the name of the remote exception's type, or ``None`` if the peer's dialect
             has no place for it.
         remote_traceback: the remote traceback as text, or ``None`` unless the server shares it.
     """
@@ -199,7 +199,7 @@ class ConnectFailed(KnSockError, OSError):
 
     Attributes:
         errno: the operating system's number for it, or ``None``.
-        maybe_executed: ``False``: where a call fails with it, the request was never written.
+        maybe_executed: ``False``: a call that fails with it was never written.
     """
 
     maybe_executed = False
@@ -301,7 +301,7 @@ def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
 def describe_exception(exception: BaseException) -> RPCError:
     """Return the error that the caller of a function gets for an exception.
 
-    An `RPCError` is returned as it is. Any other exception becomes -32000 with its text, or its
+    An `RPCError` is returned unchanged. Any other exception becomes -32000 with its text, or its
     type's name if it has none, and the builtin type that it derives from.
     """
     if isinstance(exception, RPCError):
@@ -309,7 +309,7 @@ def describe_exception(exception: BaseException) -> RPCError:
     kind = type(exception)
     data = {"type": kind.__qualname__}
     if kind.__module__ != "builtins":
-        # Said even where it is only Exception: a class of the application's may be called as a
+        # Even if it is only Exception: a class of the application's may be called as a
         # builtin is, and is none.
         bases = (base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
         data["builtin"] = next(bases)

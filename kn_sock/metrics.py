@@ -78,8 +78,8 @@ class MetricsService(Service):
     """Serves ``/metrics`` over HTTP.
 
     Args:
-        endpoint: where to listen: a Twisted server endpoint, or its description. It is for whoever
-            scrapes, and asks nobody who they are.
+        endpoint: where to listen: a Twisted server endpoint, or its description. There is no login:
+            anybody who can connect may scrape.
         registry: what is shown; by default the registry of the process.
         reactor: the reactor; by default the global one.
     """

@@ -65,7 +65,7 @@ def check_executor(value: object) -> None:
     """Raise unless *value* runs work in threads of this process, or is ``None``."""
     kinds = {kind.__name__ for kind in type(value).__mro__}
     is_one = callable(getattr(value, "submit", None)) and not isinstance(value, type)
-    # What runs in another process cannot be handed back to the call, and nothing would tell.
+    # A result of another process cannot be handed back to the call, and nothing would report it.
     if value is not None and (not is_one or "ProcessPoolExecutor" in kinds):
         raise TypeError(f"executor must be an Executor that has threads, not {value!r:.60}")
 
@@ -198,36 +198,36 @@ class ServerOptions:
 
     Attributes:
         max_line_bytes: the longest line, in bytes, in either direction. A longer request is
-            answered with -32007, a longer reply becomes the error -32008; the connection goes on.
+            answered with -32007, a longer reply becomes the error -32008; the connection lives.
         max_pending: calls of one connection that may be in flight at once. As many again are read
             and wait, so that a cancellation or an EOF behind them is read; past those, reading
             pauses until a call ends.
         max_batch: members that a batch may have; a larger one is answered with -32010.
-        max_connections: connections that a server has at once; one more is told -32009, and closed.
-            ``None`` for no limit.
+        max_connections: connections that a server has at once; one more is answered with -32009 and
+            closed. ``None`` for no limit.
         threads: threads that run the functions which may block; 0 runs every function on the
             reactor.
         call_timeout: seconds that a call may take, from when it was read; then it is cancelled, and
             answered with -32001. ``None`` for no limit but the caller's own.
         idle_timeout: seconds without a message, and without a call in flight in either direction,
             after which a connection is closed. ``None`` for no limit.
-        send_timeout: seconds in which a peer to which much waits to be sent has to take some of it;
-            it is disconnected otherwise. ``None`` for no limit.
+        send_timeout: seconds in which a peer must accept some of the data that waits for it; it is
+            disconnected otherwise. ``None`` for no limit.
         drain_timeout: seconds that calls in flight may still take when the server stops; ``None``
             for no limit.
-        login_timeout: where callers have to log in, seconds that a connection has for it, before it
-            is closed; ``None`` for no limit.
+        login_timeout: seconds that a connection has to log in, if logins are required, before it is
+            closed; ``None`` for no limit.
         expose_errors: whether the text of an exception that a function raised goes to the caller.
-            Without it the caller gets "internal error" and a reference, which the log has too.
+            Otherwise the caller gets "internal error" and a reference, which is in the log too.
         share_tracebacks: whether the traceback goes to the caller too.
-        framing: where a message of the peer ends. ``"lines"``: at its newline. ``"documents"``:
-            where its JSON does, for peers that send no newline, or several in a message; slower to
-            read. What is sent has its newline in any case.
+        framing: how messages of the peer end. ``"lines"``: with a newline. ``"documents"``: with
+            the JSON document, for peers that send no newline, or several in a message; slower to
+            read. What is sent always ends with a newline.
         unversioned: the dialect of requests with an ``id`` and without ``jsonrpc``: ``"1.0"``,
-            whose they are, or ``"2.0"``, for clients that leave out the version alone.
+            or ``"2.0"``, for clients that leave out only the version.
         cancellation: how a call is cancelled, at either end. ``"lsp"``: ``$/cancelRequest``, with
             the ``id``. ``"mcp"``: ``notifications/cancelled``, with the ``requestId``. ``"none"``:
-            not at all, for peers that take exception to it.
+            not at all, for peers that do not accept it.
         executor: runs the functions instead of a pool of our own; any thread-based
             `concurrent.futures.Executor`. The caller shuts it down.
         serve_interceptors: functions around each call that this end serves, the first one
@@ -235,7 +235,7 @@ class ServerOptions:
             ``interceptors``, a client's ``callback_interceptors``.
         call_interceptors: the same around each call that this end makes. A server's older name for
             them is ``callback_interceptors``, a client's ``interceptors``.
-        access_log: where a line of JSON goes for each call: a path, ``"-"`` for the standard
+        access_log: the destination of a line of JSON for each call: a path, ``"-"`` for standard
             output, or a function that takes the line's fields.
         metrics: a ``prometheus_client`` registry in which the metrics can be read.
         stats: whether callers may read the metrics, by the method ``rpc.stats``. A `Stats` instead

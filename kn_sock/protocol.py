@@ -269,7 +269,7 @@ class RPCProtocol(LineReceiver):
         """End every call; write nothing any more if aborted."""
         self._reader.is_open = False
         if is_aborted:
-            # The transport would drop it, and nobody could tell that it was never sent.
+            # The transport would drop it, and it would count as sent.
             self._outbox.hold()
         else:
             if self.outgoing is not None:

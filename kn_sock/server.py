@@ -50,7 +50,7 @@ log = Logger()
 
 # Those beside the ServerOptions.
 _OTHER_OPTIONS = ("on_exit", "portal", "reactor", "tls_cert", "tls_client_ca", "tls_key")
-# Connections that are being told that they are one too many; those past them are just closed.
+# Connections over max_connections that are being refused; further ones are just closed.
 _MOST_REFUSED = 100
 
 # Seconds for a TLS handshake: a peer that never ends it must not keep its connection for ever.
@@ -133,7 +133,7 @@ class RPCServerFactory(Factory):
         self.connections: set[RPCProtocol] = set()
         # Those whose TLS handshake is not done.
         self._unopened: set[RPCProtocol] = set()
-        # Those that are one too many, while they are told so.
+        # Connections over the limit, while they are being refused.
         self._refused: set[OverLimitProtocol] = set()
         self._is_draining = False
 
@@ -185,7 +185,7 @@ class RPCServerFactory(Factory):
         )
         self._reports.refused("max_connections")
         if len(self._refused) >= _MOST_REFUSED:
-            # They are told at leisure, as long as that costs little.
+            # They are refused with a reply as long as there are few.
             return None
         refusing = OverLimitProtocol(cast(IReactorTime, self._reactor), most, self._refused.discard)
         self._refused.add(refusing)
@@ -300,7 +300,7 @@ class RPCServerService(Service):
         self._endpoint_knows_callers = asks_for_certificates(self._endpoint)
         #: The factory, with its open connections.
         self.factory = RPCServerFactory(funcs, reactor=reactor, **options)
-        #: Warns where it listens for everybody; services may share one.
+        #: Warns about addresses that are open to everybody; services may share one.
         self.exposure = ExposureWarning()
         self._is_listening = False
         #: The port, while it listens; its ``getHost()`` is the bound address.

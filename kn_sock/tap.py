@@ -62,14 +62,14 @@ def _has_no_tls_of_ours(port: str) -> bool:
     return kind_of(port) in _WITHOUT_OUR_TLS
 
 
-# What stands before a path in the description of an endpoint, where that is a relative one.
+# What precedes a relative path in the description of an endpoint.
 _RELATIVE = re.compile(r"(?:haproxy:)?unix:(?:(?!\w+=)|(?:\w+=[^:]*:)*address=)(?!/)")
 
 _TLS_OPTIONS = ("tls_cert", "tls_key", "tls_client_ca")
 
 _OPTION_NAME = re.compile(rf"\b(?:{'|'.join((*_TLS_OPTIONS, *_SERVER_OPTIONS))})\b")
 
-# Endpoints that are no TCP, or that have TLS of their own.
+# Endpoints that are not TCP, or that have their own TLS.
 _WITHOUT_OUR_TLS = ("unix", "ssl", "tls")
 
 
@@ -250,12 +250,12 @@ def _interceptor(name: str) -> Any:
     return found
 
 
-# What a host and a port is not.
+# Kinds of endpoints that look like a host and a port.
 _ENDPOINTS = ("fd", "ssl", "systemd", "tcp", "tcp6", "tls", "unix")
 
 
 def _metrics_endpoint_of(text: str) -> str:
-    """Make an endpoint of a port, of a host and a port, or of what is one."""
+    """Make an endpoint of a port, of a host and a port, or of a description."""
     place = re.fullmatch(r"(?:(\[.+\]|[^:]+):)?(\d+)", text)
     if place is None or place[1] in _ENDPOINTS:
         return _from_here(text)
@@ -306,7 +306,7 @@ def _load_table(names: list[str]) -> MethodTable:
 
 
 class CommandLineService(MultiService):
-    """Runs the servers, and says in one line why they cannot be started.
+    """Runs the servers, and reports in one line why they cannot be started.
 
     Args:
         services: one for each port, and those beside them.

@@ -193,7 +193,7 @@ class MemoryTransport:
         return self._address
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Take the producer that is told when too much is written."""
+        """Register the producer that is paused when too much is written."""
         self._producer = producer
 
     def unregisterProducer(self) -> None:
@@ -296,7 +296,7 @@ class MemoryNetwork:
         return succeed(_MemoryPort(self))
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        """Connect to what listens; refused where nothing does."""
+        """Connect to the listening factory; refused if there is none."""
         server = self.factory.buildProtocol(self.address) if self.factory is not None else None
         if server is None:
             return fail(TwistedRefusedError())

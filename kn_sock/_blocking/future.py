@@ -48,14 +48,14 @@ class CallFuture(Future[Any]):
 
     def set_result(self, result: Any) -> None:
         """Take the result. Raises ``InvalidStateError`` if it was cancelled."""
-        told = (result, None)
-        if vars(self).setdefault("_first", told) is not told:
+        outcome = (result, None)
+        if vars(self).setdefault("_first", outcome) is not outcome:
             super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Take the error. Raises ``InvalidStateError`` if it was cancelled."""
-        told = (None, exception)
-        if vars(self).setdefault("_first", told) is not told:
+        outcome = (None, exception)
+        if vars(self).setdefault("_first", outcome) is not outcome:
             super().set_exception(exception)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -76,7 +76,7 @@ class CallFuture(Future[Any]):
             return False
         give_up = self.release()
         if give_up is not None:
-            # Whoever waits for several futures at once is told of this one.
+            # Notifies waiters for several futures, such as concurrent.futures.wait().
             self.set_running_or_notify_cancel()
             give_up()
         return True

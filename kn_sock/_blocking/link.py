@@ -60,9 +60,9 @@ class FutureCall(ClientCall, kw_only=True):
     def fail(self, error: BaseException) -> None:
         self._settle(self.future.set_exception, error)
 
-    def _settle(self, tell: Callable[[Any], object], outcome: Any) -> None:
+    def _settle(self, setter: Callable[[Any], object], outcome: Any) -> None:
         try:
-            tell(outcome)
+            setter(outcome)
         except InvalidStateError:
             # It was cancelled.
             return
@@ -179,9 +179,9 @@ class BlockingConnection:
         self.closed()
 
     def begin(self, call: ClientCall, args: Any, kwargs: Any, options: CallOptions) -> None:
-        """Write a call here and now, and send it. Any thread but the reactor's.
+        """Encode a call in this thread, and send it. Any thread but the reactor's.
 
-        Where there are interceptors, they come first, on the reactor's thread.
+        Interceptors run first, on the reactor's thread.
 
         Args:
             call: what to call, and what waits for the outcome.
@@ -201,7 +201,7 @@ class BlockingConnection:
             call.method,
             args,
             kwargs,
-            timeout=options.told(call.timeout),
+            timeout=options.timeout_to_send(call.timeout),
             traceparent=options.traceparent,
         )
         if options.idempotent:

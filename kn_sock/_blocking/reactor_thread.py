@@ -43,21 +43,21 @@ class Closable(Protocol):
 
 
 class Outcome:
-    """Where a thread waits for what the reactor's thread tells it: a result or an error, once.
+    """A result or an error that the reactor's thread sets once, and another thread waits for.
 
-    When the interpreter ends, nothing is told any more: who waits then is a daemon thread, which
-    would only have its traceback printed over the program's last output.
+    When the interpreter ends, nothing is set any more: only daemon threads still wait then, and
+    an exception would print their tracebacks over the program's last output.
     """
 
     __slots__ = ("_error", "_lock", "_result", "_thread", "is_there")
 
     def __init__(self, thread: ReactorThread) -> None:
         self._thread = thread
-        # Only who has to wait makes one: of many calls at once, most have ended by then.
+        # Made only if the thread has to wait: of many calls at once, most have ended by then.
         self._lock: threading.Lock | None = None
         self._result: Any = None
         self._error: BaseException | None = None
-        #: Whether it has been told.
+        #: Whether it was set.
         self.is_there = False
 
     def succeed(self, result: Any) -> None:
@@ -83,7 +83,7 @@ class Outcome:
 
         Raises:
             Whatever error it was.
-            ForkedError: this is a child of the process in which it was to be told.
+            ForkedError: this is a child of the process in which the call was made.
         """
         lock = threading.Lock()
         lock.acquire()
@@ -134,8 +134,8 @@ class ReactorThread:
         self._submitted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_waking = False
         self._outcomes: set[Outcome] = set()
-        # Thread.is_alive() of Python 3.12 and before takes a thread for ended that Ctrl-C found it
-        # asking about.
+        # Thread.is_alive() of Python 3.12 and before returns False for a running thread after
+        # Ctrl-C interrupted it once.
         self._has_ended = False
         self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_outcomes)
         is_running = Outcome(self)
@@ -169,7 +169,7 @@ class ReactorThread:
             )
 
     def check(self) -> None:
-        """Raise where waiting for this thread would never end.
+        """Raise if waiting for this thread would never end.
 
         Raises:
             RuntimeError: this is the reactor's thread itself.

@@ -20,7 +20,7 @@ class RetryQueue(Protocol):
     """What outlives a connection, and may send over the next one what this one leaves open."""
 
     def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
-        """Mark those that it takes; the others fail."""
+        """Mark the writes that it takes over; the others fail."""
 
 
 class Resend:
@@ -52,9 +52,9 @@ class ClientCall(Struct, eq=False):
     line_number: int = 0
     # What the calls of one batch share; None for a call alone.
     unit: BatchCalls | None = None
-    # What the loss of the connection is told to; for a batch, the first call has it.
+    # Notified of the loss of the connection; for a batch, by its first call.
     keeper: RetryQueue | None = None
-    # Shared by the calls of a batch; None where the call must not be run twice.
+    # Shared by the calls of a batch; None if the call must not be run twice.
     again: Resend | None = None
 
     @property
@@ -63,11 +63,11 @@ class ClientCall(Struct, eq=False):
         return self.again is not None and self.again.loss is not None
 
     def succeed(self, result: Any) -> None:
-        """Take the result. Reactor: its thread."""
+        """Set the result. Reactor: its thread."""
         raise NotImplementedError
 
     def fail(self, error: BaseException) -> None:
-        """Take the error. Reactor: its thread."""
+        """Set the error. Reactor: its thread."""
         raise NotImplementedError
 
 

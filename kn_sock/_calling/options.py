@@ -22,8 +22,8 @@ class CallOptions:
 
     Attributes:
         timeout: seconds to wait for the reply; ``None`` for no limit.
-        propagate_deadline: whether the peer is told how long that is, in the 2.0 dialect.
-        traceparent: the trace that calls belong to, which the peer is told in the 2.0 dialect;
+        propagate_deadline: whether the timeout is sent to the peer, in the 2.0 dialect.
+        traceparent: the trace that calls belong to, sent to the peer in the 2.0 dialect;
             ``None`` for none.
         idempotent: whether the method may be run twice: a call that was written when the connection
             was lost is then sent once more, over a new one.
@@ -41,8 +41,8 @@ class CallOptions:
         if self.traceparent is not None and not isinstance(self.traceparent, str):
             raise TypeError(f"traceparent must be a string or None, not {self.traceparent!r:.60}")
 
-    def told(self, timeout: float | None) -> float | None:
-        """Return the time limit that the peer is told, in seconds; ``None`` for none."""
+    def timeout_to_send(self, timeout: float | None) -> float | None:
+        """Return the time limit that is sent to the peer, in seconds; ``None`` for none."""
         return timeout if self.propagate_deadline else None
 
     def replaced(self, changes: Mapping[str, Any]) -> CallOptions:

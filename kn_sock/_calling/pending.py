@@ -40,7 +40,7 @@ _QUEUED = -1
 # With fewer cancelled calls than this, their queued lines are not looked for.
 _FEW = 64
 
-# Errors that name no call where a batch has them, and a single call where that does.
+# Errors without an id if they are about a batch, and with the call's id otherwise.
 _OF_BATCHES = (ErrorCode.BATCH_TOO_LARGE, ErrorCode.REQUEST_TOO_LONG, ErrorCode.REPLY_TOO_LONG)
 
 
@@ -233,7 +233,7 @@ class PendingCalls:
     def cancel_all(self) -> None:
         """Cancel every call at the peer, before this side closes.
 
-        The peer could take the close for a half-close, and go on.
+        The peer could take the close for a half-close, and continue.
         """
         for call in list(self._session.pending.values()):
             if call.line_number != _QUEUED:

@@ -17,7 +17,7 @@ class Credentials:
     """A name and a password, or a token; shown by nothing.
 
     Raises:
-        TypeError, ValueError: it is something else, or empty. What, is not told: it is secret.
+        TypeError, ValueError: it is something else, or empty. The text does not show the secret.
     """
 
     __slots__ = ("_secrets",)
@@ -39,7 +39,7 @@ class Credentials:
 
     @classmethod
     def of(cls, given: CredentialsLike | None) -> Credentials | None:
-        """Take what a caller gave, if anything."""
+        """Make credentials from the option, if it was given."""
         return None if given is None else cls(given)
 
     async def log_in(self, connection: RPCConnection) -> None:

@@ -35,7 +35,7 @@ class Progress:
         return ConnectFailed(f"cannot connect to {self.place}: {reason}", number)
 
 
-#: Makes a connection that was made one of use, or raises what its attempt fails with.
+#: Prepares a new connection, or raises the error of the attempt.
 Prepare: TypeAlias = Callable[[Any, Progress], Awaitable[object]]
 
 

@@ -32,7 +32,7 @@ _ATTEMPT_DELAY = 0.25
 def endpoints_for(
     given: EndpointLike | Sequence[EndpointLike], reactor: Any
 ) -> list[IStreamClientEndpoint]:
-    """Take one endpoint or several in their order, each as it is or by its description.
+    """Return a list of endpoints, from one or several, each an endpoint or its description.
 
     Raises:
         TypeError: there is something else among them.
@@ -46,7 +46,7 @@ def endpoints_for(
 
 
 def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStreamClientEndpoint:
-    """Take a client endpoint as it is, or make one of its description.
+    """Return a client endpoint unchanged, or make one from its description.
 
     Raises:
         TypeError: it is neither.
@@ -144,7 +144,7 @@ class _Addresses:
 
 
 class _Race:
-    """Attempts at several addresses; the first connection wins, and the others are given up."""
+    """Attempts at several addresses; the first connection wins, and the others are cancelled."""
 
     def __init__(self, reactor: Any, factory: IProtocolFactory) -> None:
         self.winner: Deferred[IProtocol] = Deferred(lambda _: self._stop())

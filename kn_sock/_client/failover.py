@@ -26,12 +26,12 @@ class Connector:
     """Connects to the first of several endpoints that answers.
 
     Args:
-        endpoints: where to, in the order in which they are tried.
+        endpoints: in the order in which they are tried.
         factory: builds the protocol.
         timeout: seconds that each may take, TLS and *on_connected* included; ``None`` for no limit.
         reactor: the reactor.
-        on_connected: what has to be done before a connection is of use.
-        credentials: what to log in with, before that.
+        on_connected: prepares each connection before it is used.
+        credentials: logs in with these, before that.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Connector:
         """Try each endpoint once.
 
         Returns:
-            A Deferred that fires with the first connection of use, or fails with `ConnectFailed`,
+            A Deferred that fires with the first connection made, or fails with `ConnectFailed`,
             or when it is cancelled.
         """
         return Deferred.fromCoroutine(self._first())
@@ -99,7 +99,7 @@ class Connector:
                 raise progress.failed(reason) from wrong
 
     async def _done(self, function: OnConnected, protocol: RPCProtocol) -> BaseException | None:
-        """Wait for what is done first with a connection; close that if it fails, and say why."""
+        """Prepare a connection; if that fails, close it and return the error."""
         try:
             wrong = await _Preparation(function, protocol, self._reactor).outcome
         except CancelledError:

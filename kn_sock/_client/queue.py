@@ -90,10 +90,10 @@ class RequestQueue:
         self._ended = None
 
     def opened(self, protocol: RPCProtocol) -> None:
-        """Take a new connection, and send over it what waits, in order."""
+        """Use a new connection, and send over it what waits, in order."""
         self._protocol = protocol
         now = self._clock.seconds()
-        # What is called meanwhile waits behind these.
+        # Calls made meanwhile wait behind these.
         while self._waiting and protocol.is_open:
             one = self._waiting.popleft()
             one.stop_timer()
@@ -117,7 +117,7 @@ class RequestQueue:
     def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
         """Queue what a connection left open, if it was not written or may be run twice.
 
-        A batch is sent again whole, or not at all. What was written twice is given up.
+        A batch is sent again whole, or not at all. What was written twice fails.
         """
         taken: list[_Waiting] = []
         for each in left if self._queues and self._ended is None else ():
@@ -176,7 +176,7 @@ class RequestQueue:
         """Send a line that is not answered, now or once there is a connection, in that time.
 
         Returns:
-            A Deferred that fires when it is sent. To cancel it before has it not sent.
+            A Deferred that fires when it is sent. Cancelling it before discards the notification.
         """
         protocol = self._protocol
         if protocol is not None and protocol.is_open and not self._waiting:
@@ -203,7 +203,7 @@ class RequestQueue:
         """Cancel a call, written or not."""
         for one in self._waiting:
             if call in one.calls:
-                # What shares its line is given up with it: a batch is cancelled as a whole.
+                # A batch is cancelled as a whole.
                 one.stop_timer()
                 self._waiting.remove(one)
                 return False

@@ -36,9 +36,9 @@ class Reconnector:
         clock: the reactor.
         policy: the number of attempts that failed, to the seconds before the next.
         is_wanted: whether to try again after an attempt that failed.
-        up: told of each connection that is made.
-        gave_up: told of an attempt that failed, and was the last.
-        refused: told of each login that was refused: another try may fare as badly.
+        up: called with each new connection.
+        gave_up: called with the error of the last attempt.
+        refused: called with each refused login, which may be refused again.
     """
 
     def __init__(

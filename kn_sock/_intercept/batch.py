@@ -25,7 +25,7 @@ log = Logger()
 
 
 class Intercepting(InterceptedCalls):
-    """Runs interceptors around all that is made: calls, notifications, and those of batches."""
+    """Runs interceptors around calls, notifications and the members of batches."""
 
     def batch(
         self, channel: Channel, options: CallOptions, entries: list[BatchEntry]
@@ -47,13 +47,13 @@ class _Member(ClientCall, kw_only=True):
 
     call: OutgoingCall
     unit: _InterceptedBatch
-    # An interceptor that gives it up is obeyed; the others of its line go on.
+    # An interceptor may cancel it; the other members of the line continue.
     outcome: Deferred[Any]
     # Runs while it waits for the others; after that it has its deadline, as any call.
     timer: IDelayedCall | None = None
 
     def stop_timer(self) -> None:
-        """Leave it the time that it has left."""
+        """Stop the timer; `timeout` holds the time that is left."""
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
         self.timer = None
@@ -75,11 +75,11 @@ class _InterceptedBatch:
         self._channel = channel
         self._options = options
         self._entries = entries
-        # By the member's place; those that were let go, and wait for the others or for replies.
+        # By place: members that may be sent, and wait for the others or for replies.
         self._members: dict[int, _Member] = {}
         # Those that wait for replies, once it is sent.
         self.calls: list[ClientCall] = []
-        # Places whose interceptors have neither let their member go nor ended.
+        # Places whose interceptors have neither proceeded nor ended.
         self._held = set(range(len(entries)))
         self._results: list[Any] = [None] * len(entries)
         self._unsettled = len(entries)
@@ -97,15 +97,15 @@ class _InterceptedBatch:
                 traceparent=self._options.traceparent,
                 is_notification=not entry.is_call,
             )
-            chain = intercepting.run(call, partial(self._let_go, place))
+            chain = intercepting.run(call, partial(self._proceeded, place))
             self._chains.append(chain)
             chain.addBoth(self._ended, place)
 
-    def _let_go(self, place: int, call: OutgoingCall, timeout: float | None) -> Deferred[Any]:
-        """Take a member that may be sent."""
+    def _proceeded(self, place: int, call: OutgoingCall, timeout: float | None) -> Deferred[Any]:
+        """Add a member whose interceptors have proceeded."""
         check_method(call.method)
         if place not in self._held:
-            # The batch is on its way; an interceptor tries once more.
+            # The batch was sent; an interceptor proceeds once more.
             return send_alone(self._channel, self._options, call, timeout)
         member = self._members[place] = _Member(
             call.method, timeout, call=call, unit=self, outcome=Deferred()
@@ -177,13 +177,13 @@ class _InterceptedBatch:
             call.method,
             call.args,
             call.kwargs,
-            timeout=self._options.told(member.timeout),
+            timeout=self._options.timeout_to_send(member.timeout),
             traceparent=call.traceparent,
         )
         return line
 
     def _ended(self, result: Any, place: int) -> None:
-        """Take what came of a member."""
+        """Set the outcome of a member."""
         entry = self._entries[place]
         if isinstance(result, Failure):
             result = result.value
@@ -213,5 +213,5 @@ class _InterceptedBatch:
 
 
 def intercepting(interceptors: Sequence[Interceptor], reactor: Any) -> Intercepting | None:
-    """Make what runs these interceptors; nothing where there are none."""
+    """Make the runner of these interceptors; ``None`` if there are none."""
     return Intercepting(interceptors, reactor) if interceptors else None

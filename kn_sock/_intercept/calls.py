@@ -30,7 +30,7 @@ class OutgoingCall:
         args: arguments by position.
         kwargs: arguments by name.
         timeout: seconds that it may take in all, from when it was made; ``None`` for no limit.
-        traceparent: the trace that it belongs to, which the server is told; ``None`` for none.
+        traceparent: the trace that it belongs to, sent to the server; ``None`` for none.
         is_notification: whether nothing comes back. What ``proceed()`` gives is then ``None``, once
             it is sent.
 
@@ -69,7 +69,7 @@ class InterceptedCalls:
 
     Args:
         interceptors: the first one outermost; at least one.
-        reactor: tells when a call has taken too long.
+        reactor: schedules the time limits.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor], reactor: Any) -> None:
@@ -114,7 +114,7 @@ class InterceptedCalls:
 def send_alone(
     channel: Channel, options: CallOptions, call: OutgoingCall, timeout: float | None
 ) -> Deferred[Any]:
-    """Make a call as what it has become, without interceptors."""
+    """Make a call as the interceptors have left it."""
     check_method(call.method)
     changed = dataclasses.replace(options, timeout=timeout, traceparent=call.traceparent)
     plain = RPCConnection(channel, changed)
@@ -160,7 +160,7 @@ class _Making:
 
     def _expire(self) -> None:
         self._timer = None
-        # First, so that what comes of the cancellation is too late.
+        # First, so that the outcome of the cancellation is ignored.
         self.outcome.errback(self._too_late())
         self._chain.cancel()
 

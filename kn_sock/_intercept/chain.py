@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-#: Lets the call go on, to the next interceptor or to the method; what it gives can be awaited.
+#: Continues with the next interceptor or the method; its result can be awaited.
 Proceed: TypeAlias = "Callable[[], Deferred[Any]]"
 
 #: ``async def``, or a function that returns a Deferred, another awaitable or a plain value.

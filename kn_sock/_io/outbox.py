@@ -69,7 +69,7 @@ class Outbox:
         lines.append(line)
         number = self._written + len(lines) - 1
         if len(line) > _LARGE_BYTES:
-            # Not gathered any further: the transport has to be able to say that it is too much.
+            # Not gathered any further, so that the transport can pause its producer.
             self.flush()
         return number
 
@@ -192,7 +192,7 @@ class WriteCoalescer:
 
         Args:
             reader: the outbox of the connection that was read.
-            now: what `begin_read` was told.
+            now: the time that `begin_read` got.
         """
         self._holds -= 1
         self.reads = reads = self.reads + 1

@@ -48,7 +48,7 @@ class AccessLog:
 
     Args:
         observer: called with the fields of one call, on the reactor's thread.
-        close: lets go of the file, if there is one; another call opens it anew.
+        close: closes the file, if there is one; another call opens it again.
     """
 
     def __init__(

@@ -43,12 +43,12 @@ class Reports:
 
     @property
     def wants_connections(self) -> bool:
-        """Whether connections are told of when they begin, and not only when they end."""
+        """Whether connections are reported when they begin, and not only when they end."""
         return self.stats is not None
 
     @property
     def wants_all(self) -> bool:
-        """Whether calls that succeed are told of, too."""
+        """Whether calls that succeed are reported, too."""
         return self.stats is not None or self._access_log is not None
 
     # --- connections ------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Reports:
 
 
 class ConnectionReport:
-    """What there is to tell of one connection.
+    """The reports of one connection.
 
     Args:
         reports: where to.
@@ -189,7 +189,7 @@ class CallReports:
     __slots__ = ("_connection", "_is_over", "_reports", "is_of_stranger")
 
     def __init__(self, connection: Any, reports: Reports) -> None:
-        #: Whether the caller has to log in first. Nobody who has not shall fill the log.
+        #: Whether the caller has to log in first. Callers without a login must not fill the log.
         self.is_of_stranger = False
         self._connection = connection
         self._reports = reports
@@ -218,13 +218,13 @@ class CallReports:
 
         Args:
             request: the call.
-            error: what the caller is told.
+            error: what the caller gets.
             raised: what the method raised, if that is what it was.
             is_known: whether there is a method of that name.
         """
         is_functions = raised is not None and not isinstance(raised, (RPCError, CancelledError))
         if self._is_over:
-            # The call was told of when its connection ended; what its function did was not.
+            # The call was reported when its connection ended; what its function did was not.
             if is_functions:
                 self._log(request, error, raised)
             return

@@ -38,7 +38,7 @@ def _stats_for(options: ServerOptions) -> Stats | None:
 
 
 def stats_methods(options: ServerOptions, reports: Reports) -> dict[str, Method]:
-    """Build ``rpc.stats``, where the options ask for it."""
+    """Build ``rpc.stats``, if the options ask for it."""
     if not options.stats or reports.stats is None:
         return {}
     return {"rpc.stats": Method("rpc.stats", _reader(reports.stats))}

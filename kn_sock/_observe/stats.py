@@ -34,7 +34,7 @@ def outcome_of(code: object) -> str:
 
 
 class Source(Protocol):
-    """What an open connection can tell."""
+    """What is read of an open connection."""
 
     @property
     def received_bytes(self) -> int:

@@ -29,7 +29,7 @@ def kind_of(description: str) -> str:
 
 
 def endpoint_for(endpoint: IStreamServerEndpoint | str, reactor: Any) -> IStreamServerEndpoint:
-    """Take a server endpoint as it is, or make one of its description.
+    """Return a server endpoint unchanged, or make one from its description.
 
     Raises:
         TypeError: it is neither.
@@ -106,7 +106,7 @@ class ExposureWarning:
         self._is_given = False
 
     def consider(self, address: IAddress) -> None:
-        """Look at an address where whoever connects may call."""
+        """Check an address on which every peer may call."""
         if self._is_given or not is_public(address):
             return
         self._is_given = True

@@ -99,7 +99,7 @@ class LoginGuard:
         protocol.serve(self.before, login.refuse)
 
     def ended(self, protocol: RPCProtocol) -> None:
-        """Log out whoever was logged in on a connection that is gone."""
+        """Log out the identity of a connection that has ended."""
         login = self._logins.pop(protocol, None)
         if login is not None:
             login.end()
@@ -116,7 +116,7 @@ class LoginGuard:
 
     def ask(self, credentials: Any, protocol: RPCProtocol) -> Deferred[tuple[str, Any]]:
         """Log in at the portal; the Deferred fires with the identity and the portal's result."""
-        # Portal.login does not tell the avatar's id; only its realm is told.
+        # Portal.login returns no avatar id; only its realm gets it.
         noting = RecordingRealm(self._portal.realm)
         portal = copy.copy(self._portal)
         portal.realm = noting
@@ -172,7 +172,7 @@ def _credentials_of(secrets: tuple[Any, ...], named: Mapping[str, Any]) -> Passw
     """Make credentials of the arguments, named or not, or of one object that has the names.
 
     Raises:
-        InvalidParams: they are something else. What, is not told: it may be a secret.
+        InvalidParams: they are something else. The text does not show it: it may be a secret.
     """
     given = named
     if len(secrets) == 1 and isinstance(secrets[0], dict) and not named:
@@ -245,7 +245,7 @@ class Login:
         """Check credentials; the Deferred fires with the caller's answer.
 
         Raises:
-            RPCError: a login is in progress, or there is nothing to try any more.
+            RPCError: a login is in progress, or no tries are left.
         """
         if self._protocol.identity is not None:
             raise InvalidRequest("this connection is logged in already; open another one")
@@ -327,7 +327,7 @@ class Login:
             "most": MOST_TRIES,
         }
         if failure.check(CancelledError):
-            log.info("{peer}: login {who} given up (try {count} of {most})", **said)
+            log.info("{peer}: login {who} cancelled (try {count} of {most})", **said)
             return
         if failure.check(CredLoginFailed, Unauthorized):
             log.warn("{peer}: login {who} refused (try {count} of {most})", **said)

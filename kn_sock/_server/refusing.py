@@ -14,7 +14,7 @@ from kn_sock._io.transport import is_tls
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock.errors import ErrorCode, RPCError
 
-# A close while the peer's bytes are unread would be a reset, which may overtake what it is told.
+# A close while the peer's bytes are unread would be a reset, which may overtake the reply.
 _LINGER = 2.0
 
 

@@ -27,11 +27,11 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
 
     Args:
         cert: the certificate, and after it those that lead to its CA.
-        key: its private key; ``None`` where it is in the same file.
+        key: its private key; ``None`` if it is in the same file.
         client_ca: the CAs that sign the certificates of clients; ``None`` to ask for none.
 
     Returns:
-        Twisted's ``CertificateOptions``, or ``None`` where there is to be no TLS.
+        Twisted's ``CertificateOptions``, or ``None`` for no TLS.
 
     Raises:
         OSError: a file cannot be read.
@@ -65,7 +65,7 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
             f"the key in {os.fspath(key_path)} does not fit the certificate in {os.fspath(cert)}"
         ) from problem
     except Exception as problem:
-        # As where the system forbids memory that is both written and run, which cffi needs.
+        # For instance, the system forbids writable executable memory, which cffi needs.
         kind = type(problem).__name__
         raise ValueError(f"tls_cert: TLS cannot be set up: {kind}: {problem}") from problem
     return options
@@ -97,7 +97,7 @@ def _key(ssl: Any, option: str, path: Path) -> Any:
     if found is None:
         raise ValueError(f"{option}: there is no private key in PEM form in {os.fspath(path)}")
     if b"ENCRYPTED" in found[0]:
-        # OpenSSL would ask for the password at the terminal, where there may be none.
+        # OpenSSL would ask for the password at the terminal, if there is one.
         raise ValueError(f"{option}: the key in {os.fspath(path)} is encrypted; decrypt it first")
     try:
         return ssl.KeyPair.load(found[0], ssl.SSL.FILETYPE_PEM).original

@@ -119,7 +119,7 @@ class Admission:
                 self.check_capacity()
 
     def _has_its_turn(self, refusal: Refusal) -> bool:
-        # Replies without ids are told apart by their order alone, so nothing may overtake them.
+        # Replies without ids are matched by their order alone, so nothing may overtake them.
         return refusal.in_order or self._ordered is not None or bool(self._in_order)
 
     def _begin(self, item: Request | Refusal) -> None:

@@ -1,4 +1,4 @@
-"""What a caller is told where its method was not run, or not to its end."""
+"""The errors of calls whose methods were not run, or not to the end."""
 
 from __future__ import annotations
 

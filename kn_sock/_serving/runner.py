@@ -37,7 +37,7 @@ class Runner:
         turn: gathers what is written while finished calls are delivered.
         call_from_thread: the reactor's.
         on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
-            that a method raised: it asks for the end of the process, and is no answer to the
+            that a method raised: it asks for the end of the process and is not sent to the
             caller.
         reports: where the connections report.
     """
@@ -85,7 +85,7 @@ class Runner:
             try:
                 self._executor.submit(lane.run_next)
             except Exception as problem:
-                # Where it is not there to be taken back, it was run in place of one that was.
+                # If it cannot be withdrawn, it ran in place of another job.
                 if lane.withdraw(job):
                     text = str(problem) or type(problem).__name__
                     raise RuntimeError(text) from problem

@@ -31,7 +31,7 @@ class Submits(Protocol):
 class ConnectionQueue:
     """The jobs of one connection: those that wait for a thread, and those that have ended.
 
-    Whoever takes a job out of it has it.
+    Popping a job transfers ownership.
 
     Args:
         finished: brings those that have ended to the reactor's thread.
@@ -72,7 +72,7 @@ class ConnectionQueue:
 
     def deliver(self) -> None:
         """Hand over what has ended. Reactor: its thread."""
-        # Cleared before they are taken: one that comes after the last was taken is told of again.
+        # Cleared before they are taken: a job that ends after that notifies again.
         self.has_ended = False
         self._done()
 
@@ -215,7 +215,7 @@ class WorkerPool:
                 lanes.append(lane)
             else:
                 lane.is_queued = False
-                # What came before that line was told that the lane had its place.
+                # A job that came before that line saw that the lane had its place.
                 if waiting and not lane.is_queued:
                     lane.is_queued = True
                     lanes.append(lane)
@@ -240,7 +240,7 @@ class WorkerPool:
         """Wait until there may be something to do."""
         self._parked.append(lock)
         if self._lanes or self._is_stopped:
-            # Whoever came before that line saw nobody to wake.
+            # A submit before that line saw no thread to wake.
             try:
                 self._parked.remove(lock)
             except ValueError:

@@ -1,4 +1,4 @@
-"""Lines to messages, and what a line that is no message still tells.
+"""Lines to messages, and errors for lines that are none.
 
 msgspec decodes a line straight into `Message`, in one pass. What it refuses although it is JSON
 (escaped lone surrogates, numbers beyond a double's range) is decoded by ``json``.

@@ -64,7 +64,7 @@ class DocumentFramer(Framer):
         self._in_line = False
         # Whether nothing came since a closing bracket that closed nothing.
         self._is_astray = False
-        # What puts whoever reads on into the string where the stream stands; nothing outside of
+        # What puts a later reader into the string where the stream stands; nothing outside of
         # strings. A backslash there is not in the tail yet.
         self._quote = b""
 
@@ -145,7 +145,7 @@ class DocumentFramer(Framer):
 
 
 class _Outline:
-    """A piece of the stream, told apart into what is in strings and what is not.
+    """A piece of the stream, split into the parts inside and outside of strings.
 
     Attributes:
         quote: what the next piece is to begin with, for its beginning to be read as the rest of the

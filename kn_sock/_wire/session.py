@@ -175,7 +175,7 @@ class Session(Generic[P]):
         message.params = message.kwargs = UNSET
         return Request(
             request_id,
-            message.method,  # type: ignore[arg-type]  # told apart from a reply by its method
+            message.method,  # type: ignore[arg-type]  # a reply has no method
             params,
             kwargs,
             dialect,

@@ -18,7 +18,7 @@ from typing_extensions import override
 from kn_sock._client.dialer import dial
 from kn_sock.conformance._cases import Case, Exchange, Group, are_replies, is_reply, parse
 
-# A reply that is longer has to be an error of the server's.
+# A longer reply is an error of the server.
 _LONGEST_REPLY: Final = 64 * 1024 * 1024
 
 
@@ -130,7 +130,7 @@ class Examiner:
     """Examines one server.
 
     Args:
-        endpoint: where it is.
+        endpoint: the server's endpoint.
         reactor: the reactor.
         timeout: seconds that a reply may take.
         pieces: cuts what is sent; each piece is written on its own.

@@ -18,7 +18,7 @@ _PLAIN_TYPES: Final = frozenset({int, float, str, bool})
 
 
 def converter_of(parameter: inspect.Parameter) -> Callable[[Any], Any] | None:
-    """Build what checks and converts one argument; ``None`` where it passes as it comes."""
+    """Build what checks and converts one argument; ``None`` if it passes unchanged."""
     annotation = parameter.annotation
     if (
         annotation is parameter.empty
@@ -76,7 +76,7 @@ Completer: TypeAlias = Callable[[Any], object]
 
 
 def _completer_of(info: Any, known: dict[Any, Completer]) -> Completer | None:
-    """Build what completes values of a type; ``None`` where there is nothing to complete.
+    """Build the function that completes values of a type; ``None`` if nothing is to complete.
 
     It looks at nothing but what may hold a dataclass: a long list of numbers is not walked.
     """

@@ -820,7 +820,7 @@ def test_a_peer_that_goes_away_during_its_login_logs_nobody_in(
     pair.wire.lose(ConnectionResetError("cut"))
     assert checker.cancelled == 1
     assert realm.minds == []
-    assert logged.logins() == ["127.0.0.1:50000: login as 'ada' given up (try 1 of 3)"]
+    assert logged.logins() == ["127.0.0.1:50000: login as 'ada' cancelled (try 1 of 3)"]
 
 
 def test_an_avatar_that_comes_too_late_is_logged_out(make_pair: MakePair) -> None:
