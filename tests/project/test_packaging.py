@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -140,3 +141,14 @@ def test_the_sdist_can_be_tested_and_documented(built: dict[str, Path]) -> None:
         "LICENSE",
     ):
         assert name in names
+
+
+def test_setup_cfg_lists_every_package() -> None:
+    config = configparser.ConfigParser()
+    config.read(TOP / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    there = {
+        ".".join(init.parent.relative_to(TOP).parts)
+        for init in (TOP / "kn_sock").rglob("__init__.py")
+    }
+    assert listed == there | {"twisted.plugins"}

@@ -7,9 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
-from kn_sock.testing import ManualExecutor, MemoryNetwork, Pair, connected_pair
+from kn_sock.testing import (
+    ManualExecutor,
+    MemoryNetwork,
+    Pair,
+    connected_pair,
+)
+from kn_sock.testing import (
+    failure_of as failure_of,
+)
+from kn_sock.testing import (
+    outcome_of as outcome_of,
+)
+from kn_sock.testing import (
+    value_of as value_of,
+)
 
 
 def add(a: Any, b: Any) -> Any:
@@ -21,35 +34,6 @@ def echo(value: Any) -> Any:
 
 
 # --- outcomes -------------------------------------------------------------------------------------
-
-
-def outcome_of(deferred: Deferred[Any]) -> Any:
-    """Take the result of a Deferred, or the exception it failed with; ``None`` before it fires."""
-    outcome: list[Any] = []
-    deferred.addBoth(lambda result: outcome.append(getattr(result, "value", result)))
-    return outcome[0] if outcome else None
-
-
-def failure_of(deferred: Deferred[Any]) -> BaseException:
-    """Take the exception that a Deferred failed with."""
-    caught: list[BaseException] = []
-
-    def catch(failure: Failure) -> None:
-        assert failure.value is not None
-        caught.append(failure.value)
-
-    deferred.addErrback(catch)
-    assert caught, "it has not failed"
-    return caught[0]
-
-
-def value_of(deferred: Deferred[Any]) -> Any:
-    """Take the result that a Deferred has."""
-    results: list[Any] = []
-    deferred.addCallback(results.append)
-    deferred.addErrback(lambda failure: failure.raiseException())
-    assert results, "it has not fired"
-    return results[0]
 
 
 def values_of(deferreds: Sequence[Deferred[Any]]) -> list[Any]:

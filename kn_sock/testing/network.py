@@ -1,25 +1,11 @@
-"""Test servers and clients in memory, without sockets, threads or real time.
-
-The real server and the real client run over a wire in memory. Nothing moves by itself:
-``pair.pump()`` delivers what was written, ``pair.advance(seconds)`` advances the time. The wire
-honours a receiver that pauses, splits bytes anywhere, holds either direction back, and can be cut
-in the middle of a line::
-
-    pair = connected_pair({"add": lambda a, b: a + b})
-    calling = pair.client.call("add", 1, 2)
-    pair.pump()
-    assert calling.result == 3
-"""
+"""Transports and endpoints in memory."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.error import ConnectionRefusedError as TwistedRefusedError
 from twisted.internet.interfaces import (
@@ -30,87 +16,18 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
     ITransport,
 )
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from typing_extensions import override
 from zope.interface import implementer
 
-from kn_sock.client import connect
-from kn_sock.server import RPCServerFactory
+from kn_sock.testing.reactor import MemoryReactor
 
-if TYPE_CHECKING:
-    from kn_sock.connection import RPCConnection
-    from kn_sock.methods.table import Functions
-    from kn_sock.protocol import RPCProtocol
-
-__all__ = [
-    "ManualExecutor",
-    "MemoryNetwork",
-    "MemoryReactor",
-    "MemoryTransport",
-    "Pair",
-    "connected_pair",
-]
+__all__ = ["MemoryNetwork", "MemoryTransport"]
 
 # As much as a transport of Twisted's takes before it asks its producer to pause.
 HIGH_WATER_BYTES = 64 * 1024
 
 # Deliveries after which a test is taken to go round in a circle.
 _MANY = 100_000
-
-
-class MemoryReactor(Clock):
-    """A clock that also takes calls from threads, and remembers being asked to stop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        #: Whether something asked for the end of the process.
-        self.is_stopped = False
-
-    @override
-    def advance(self, amount: float) -> None:
-        """Advance the time, and run what is due.
-
-        One turn, as a reactor takes it: what is asked for in it happens in the next, even when it
-        is due at once.
-        """
-        self.rightNow += amount
-        due = [call for call in self.calls if call.getTime() <= self.rightNow]
-        for call in sorted(due, key=lambda call: call.getTime()):
-            if call.active():
-                self.calls.remove(call)
-                call.called = 1
-                call.func(*call.args, **call.kw)
-
-    def callFromThread(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        """Call a function at the next `MemoryNetwork.pump` or ``advance``. Any thread."""
-        self.callLater(0, function, *args, **kwargs)
-
-    def stop(self) -> None:
-        """Remember that the reactor was to stop."""
-        self.is_stopped = True
-
-
-class ManualExecutor(Executor):
-    """An executor whose jobs run when the test says so, on the test's own thread."""
-
-    def __init__(self) -> None:
-        self._jobs: deque[Callable[[], Any]] = deque()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queue a job; it runs in `run`. The future is never completed."""
-        self._jobs.append(lambda: fn(*args, **kwargs))
-        return Future()
-
-    def run(self, most: int | None = None) -> int:
-        """Run the jobs that are queued, or the first *most* of them; return how many ran."""
-        count = len(self._jobs) if most is None else min(most, len(self._jobs))
-        for _ in range(count):
-            self._jobs.popleft()()
-        return count
-
-    def __len__(self) -> int:
-        return len(self._jobs)
 
 
 @implementer(ITransport, IPushProducer)
@@ -326,64 +243,3 @@ class MemoryNetwork:
     def _is_due(self) -> bool:
         now = self.reactor.seconds()
         return any(call.getTime() <= now for call in self.reactor.getDelayedCalls())
-
-
-class Pair:
-    """A server and a client, connected.
-
-    Attributes:
-        client: the client's verbs.
-        server: the server's verbs, to call the functions that the client serves.
-        network: the wire, and the clock.
-    """
-
-    def __init__(self, network: MemoryNetwork, client: RPCConnection, server: RPCProtocol) -> None:
-        self.network = network
-        self.client = client
-        self.server = server.connection
-        #: The client's end of the wire; the server's is its ``peer``.
-        self.wire = network.wires[-1]
-
-    def pump(self) -> None:
-        """Deliver, and run what is due now, until nothing moves any more."""
-        self.network.pump()
-
-    def advance(self, seconds: float) -> None:
-        """Advance the time, then deliver."""
-        self.network.reactor.advance(seconds)
-        self.network.pump()
-
-    def close(self) -> None:
-        """Close the connection, and deliver that."""
-        self.client.close()
-        self.network.pump()
-
-
-def connected_pair(
-    funcs: Functions,
-    *,
-    network: MemoryNetwork | None = None,
-    client: dict[str, Any] | None = None,
-    **options: Any,
-) -> Pair:
-    """Connect a client to a server in memory.
-
-    Args:
-        funcs: what the server serves, as for `RPCServerFactory`.
-        network: where; by default a new one.
-        client: the client's options, as for `connect`.
-        options: the server options, by name. ``threads`` is 0 unless said otherwise: every function
-            runs on the reactor; with ``executor=ManualExecutor()`` they run when the test says so.
-    """
-    network = network or MemoryNetwork()
-    if "executor" not in options:
-        options.setdefault("threads", 0)
-    factory = RPCServerFactory(funcs, reactor=network.reactor, **options)
-    network.listen(factory)
-    client_options = {"threads": 0, **(client or {})}
-    connecting = maybeDeferred(connect, network, reactor=network.reactor, **client_options)
-    made: list[RPCConnection] = []
-    connecting.addCallback(made.append)
-    connecting.addErrback(lambda failure: failure.raiseException())
-    (server,) = factory.connections
-    return Pair(network, made[0], server)
