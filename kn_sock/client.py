@@ -22,6 +22,7 @@ from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._serving.runner import Runner
 from kn_sock._version import __version__
 from kn_sock._wire.dialects import DialectName, dialect_named
+from kn_sock._wire.events import Role
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
@@ -83,7 +84,7 @@ class ClientFactory(Factory):
         turn = turn or WriteCoalescer(reactor)
         options = without_aliases(options, CLIENT_ALIASES)
         server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
-        self._reports = reports_for(server_options)
+        self._reports = reports_for(server_options, reactor)
         self._runner = Runner(
             {
                 **methods,
@@ -104,6 +105,7 @@ class ClientFactory(Factory):
             reactor,
             writer,
             call_options,
+            role=Role.PEER if methods else Role.CALLER,
             intercepting=intercepting(server_options.call_interceptors, reactor),
         )
         self._ended = ended

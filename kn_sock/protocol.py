@@ -15,7 +15,6 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
 )
-from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -51,6 +50,7 @@ from kn_sock.connection import RPCConnection
 if TYPE_CHECKING:
     from kn_sock._calling.call import ClientCall
     from kn_sock._calling.context import ConnectionContext, IConnectionObserver
+    from kn_sock._observe.peer_log import PeerLog
     from kn_sock._observe.reports import ConnectionReport
     from kn_sock._wire.events import Request
     from kn_sock.errors import RPCError
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
     from kn_sock.options import Framing, ServerOptions
 
 __all__ = ["RPCProtocol"]
-
-log = Logger()
 
 _FRAMERS: Final[dict[Framing, type[Framer]]] = {
     "lines": LineFramer,
@@ -135,6 +133,7 @@ class RPCProtocol(LineReceiver):
             max_line_bytes=options.max_line_bytes,
             max_batch=options.max_batch,
             unversioned=options.unversioned,
+            role=context.role,
         )
         write = write_of(self.transport)
         is_prompt = not isinstance(write, SendAtOnce)
@@ -187,7 +186,7 @@ class RPCProtocol(LineReceiver):
             self._reader.settle_from(left_over)
         problem = tls_problem(reason.value)
         if problem is not None and not closing.is_opening_awaited:
-            log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
+            self._log.info("{peer}: TLS failed: {problem}", peer=self.peer_text, problem=problem)
         self._stop_watchdogs()
         self._serving.close()
         text = closing.reason or reason.getErrorMessage()
@@ -213,6 +212,10 @@ class RPCProtocol(LineReceiver):
     def peer_text(self) -> str:
         """The peer's address as text, such as ``127.0.0.1:8080``."""
         return address_text(self.peer)
+
+    @property
+    def _log(self) -> PeerLog:
+        return self.context.runner.reports.log
 
     @property
     def messages(self) -> int:
@@ -285,7 +288,7 @@ class RPCProtocol(LineReceiver):
 
     def refuse(self, protocol: str) -> None:
         """Disconnect a peer that speaks another protocol."""
-        log.warn(
+        self._log.warn(
             "{peer} speaks {protocol}: closed, nothing was run",
             peer=self.peer_text,
             protocol=protocol,
@@ -326,12 +329,16 @@ class RPCProtocol(LineReceiver):
             f"it took nothing of what was sent to it for {seconds:g} s", "aborted"
         )
 
+    def ignored(self, reason: str) -> None:
+        """Log a reply that belongs to no call."""
+        self._log.info("{peer}: {reason}; ignored", peer=self.peer_text, reason=reason)
+
     def violated(self, reason: str) -> None:
         """Disconnect a peer that broke the protocol."""
         self._report_and_abort(reason, "closed")
 
     def _report_and_abort(self, reason: str, verb: str) -> None:
-        log.warn("{peer}: {reason}; {verb}", peer=self.peer_text, reason=reason, verb=verb)
+        self._log.warn("{peer}: {reason}; {verb}", peer=self.peer_text, reason=reason, verb=verb)
         self._is_reported = True
         self._closing.feed(Input.ABORT, reason)
 

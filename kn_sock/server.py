@@ -33,6 +33,7 @@ from kn_sock._server.refusing import OverLimitProtocol
 from kn_sock._server.tls import server_options, tls_around
 from kn_sock._serving.runner import Runner
 from kn_sock._version import __version__
+from kn_sock._wire.events import Role
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.auth import table_of
 from kn_sock.methods.discovery import standard_methods
@@ -107,7 +108,7 @@ class RPCServerFactory(Factory):
         self.options = options_from(ServerOptions, options, others=_OTHER_OPTIONS)
         #: The methods that are served, by name.
         self.methods = MethodTable() if funcs is None and portal is not None else table_of(funcs)
-        self._reports = reports_for(self.options)
+        self._reports = reports_for(self.options, cast(IReactorTime, reactor))
         served = {
             **self.methods,
             **standard_methods(self.methods, __version__),
@@ -120,7 +121,7 @@ class RPCServerFactory(Factory):
                 served,
                 reactor,
                 self.options.login_timeout,
-                failed=self._reports.login_failed,
+                reports=self._reports,
             )
         #: Whether callers have to log in.
         self.wants_login = portal is not None
@@ -159,6 +160,7 @@ class RPCServerFactory(Factory):
             clock,
             RequestEncoder(cancellation=self.options.cancellation),
             handshake_timeout=_HANDSHAKE_TIMEOUT,
+            role=Role.SERVER,
             intercepting=intercepting(self.options.call_interceptors, self._reactor),
         )
 
@@ -180,7 +182,7 @@ class RPCServerFactory(Factory):
         return protocol
 
     def _refuse(self, most: int, addr: IAddress | None) -> Protocol | None:
-        log.warn(
+        self._reports.log.warn(
             "{peer}: refused, there are {most} connections", peer=address_text(addr), most=most
         )
         self._reports.refused("max_connections")
@@ -264,7 +266,9 @@ class RPCServerFactory(Factory):
         for refused in list(self._refused):
             refused.transport.abortConnection()
         for protocol in list(self.connections):
-            log.warn("{peer}: aborted while it was still busy", peer=protocol.peer_text)
+            self._reports.log.warn(
+                "{peer}: aborted while it was still busy", peer=protocol.peer_text
+            )
             protocol.abort()
 
 

@@ -250,10 +250,29 @@ def test_a_client_at_a_port_that_speaks_tls_is_told(network: MemoryNetwork) -> N
     assert "the peer speaks TLS" in str(errors[0])
 
 
-def test_a_reply_that_nobody_asked_for_closes_the_connection(make_server: MakeServer) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc": "2.0", "id": 5, "result": 1}\n',
+        b'{"jsonrpc": "2.0", "id": true, "result": 1}\n',
+        b'[{"jsonrpc": "2.0", "id": 5, "error": {}}]\n',
+        b'{"result": 1}\n',
+    ],
+)
+def test_a_reply_that_nobody_asked_for_is_ignored_by_a_server(
+    make_server: MakeServer, line: bytes, log_events: Any
+) -> None:
     server = make_server({"add": add})
-    assert server.send(b'{"jsonrpc": "2.0", "id": 5, "result": 1}\n' + request(1)) == []
-    assert server.peer.is_closed
+    assert [reply["id"] for reply in server.send(line + request(1))] == [1]
+    assert not server.peer.is_closed
+    (logged,) = log_events.take_lines()
+    assert logged.startswith("info: 127.0.0.1:50000: a reply came")
+    assert logged.endswith("; ignored")
+
+
+def test_white_space_alone_is_a_blank_line(make_server: MakeServer) -> None:
+    server = make_server({"add": add})
+    assert [reply["id"] for reply in server.send(b" \t\r\n\r\n" + request(1))] == [1]
 
 
 def test_more_than_a_turns_worth_is_handled_in_turns(make_server: MakeServer) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kn_sock._calling.options import CallOptions
+from kn_sock._wire.events import Role
 from kn_sock._wire.requests import RequestEncoder
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class ConnectionContext:
         writer: encodes our own calls, and numbers them across connections.
         call_options: the default options of our own calls.
         handshake_timeout: seconds for the TLS handshake; ``None`` if something else limits it.
+        role: what the connections expect from their peers.
         intercepting: runs the interceptors around our own calls; ``None`` without any.
         thread_id: the thread of the reactor, once there has been a connection.
     """
@@ -36,6 +38,7 @@ class ConnectionContext:
     writer: RequestEncoder = dataclasses.field(default_factory=RequestEncoder)
     call_options: CallOptions = dataclasses.field(default_factory=CallOptions)
     handshake_timeout: float | None = None
+    role: Role = Role.PEER
     intercepting: Intercepts | None = None
     thread_id: int = 0
 

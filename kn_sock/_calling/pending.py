@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from kn_sock._calling.call import UnfinishedWrite
 from kn_sock._io.deadlines import Deadlines
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from kn_sock._io.outbox import Outbox
     from kn_sock._wire.requests import RequestEncoder
     from kn_sock._wire.session import Session
-
-log = Logger()
 
 # Calls that wait for replies over one connection; more wait here. A server has as many in flight
 # for one connection: past that it stops reading, and two ends that did so would wait for ever.
@@ -259,7 +256,7 @@ class PendingCalls:
             and error.code not in _OF_BATCHES
         ):
             self._cancelled -= 1
-            log.debug(
+            self._context.runner.reports.log.debug(
                 "{peer} answers a cancellation: {error}", peer=self.peer_text, error=str(error)
             )
             return
@@ -277,7 +274,7 @@ class PendingCalls:
                 call.fail(error)
             return
         self._complaint = error
-        log.warn(
+        self._context.runner.reports.log.warn(
             "{peer} reports an error of no call in particular: {error}",
             peer=self.peer_text,
             error=str(error),

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock._observe.peer_log import PeerLog
 from kn_sock.errors import LoginFailed
 from kn_sock.options import check_seconds
 
@@ -56,6 +57,7 @@ class Reconnector:
             raise TypeError(f"retry_policy must be a function, not {policy!r}")
         self._dial = dial
         self._clock = clock
+        self._log = PeerLog(clock)
         self._policy = policy or default_policy
         self._is_wanted = is_wanted
         self._up = up
@@ -125,6 +127,6 @@ class Reconnector:
             self._gave_up(failure.value)  # type: ignore[arg-type]  # it is an exception
             return
         delay = self._pause()
-        log.warn(
+        self._log.warn(
             "{problem}; trying again in {delay:.1f} s", problem=str(failure.value), delay=delay
         )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._calling.call import ClientCall, Resend
@@ -20,8 +19,6 @@ from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
     from kn_sock._intercept.chain import Interceptor
-
-log = Logger()
 
 
 class Intercepting(InterceptedCalls):
@@ -37,8 +34,8 @@ class Intercepting(InterceptedCalls):
             timeout = time_left(options.timeout)
         except CallTimeout:
             return fail()
-        batch = _InterceptedBatch(self.reactor, channel, options, entries)
-        batch.start(self, timeout)
+        batch = _InterceptedBatch(self, channel, options, entries)
+        batch.start(timeout)
         return batch.deferred
 
 
@@ -69,9 +66,14 @@ class _InterceptedBatch:
     """The members, until the last of them has ended."""
 
     def __init__(
-        self, reactor: Any, channel: Channel, options: CallOptions, entries: list[BatchEntry]
+        self,
+        intercepting: InterceptedCalls,
+        channel: Channel,
+        options: CallOptions,
+        entries: list[BatchEntry],
     ) -> None:
-        self._reactor = reactor
+        self._intercepting = intercepting
+        self._reactor = intercepting.reactor
         self._channel = channel
         self._options = options
         self._entries = entries
@@ -88,7 +90,7 @@ class _InterceptedBatch:
         self._problem: Exception | None = None
         self.deferred: Deferred[list[Any]] = Deferred(self._cancel)
 
-    def start(self, intercepting: InterceptedCalls, timeout: float | None) -> None:
+    def start(self, timeout: float | None) -> None:
         """Begin with the interceptors of every member."""
         for place, entry in enumerate(self._entries):
             call = OutgoingCall(
@@ -97,7 +99,7 @@ class _InterceptedBatch:
                 traceparent=self._options.traceparent,
                 is_notification=not entry.is_call,
             )
-            chain = intercepting.run(call, partial(self._proceeded, place))
+            chain = self._intercepting.run(call, partial(self._proceeded, place))
             self._chains.append(chain)
             chain.addBoth(self._ended, place)
 
@@ -188,7 +190,7 @@ class _InterceptedBatch:
         if isinstance(result, Failure):
             result = result.value
             if not entry.is_call and self._problem is None and not self.deferred.called:
-                log.warn(
+                self._intercepting.log.warn(
                     "the notification {method} of a batch was not sent: {error}",
                     method=entry.method,
                     error=str(result),

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from kn_sock._calling.options import CallOptions, check_method
 from kn_sock._intercept.chain import Interceptor, around
+from kn_sock._observe.peer_log import PeerLog
 from kn_sock._serving.context import time_left
 from kn_sock.connection import Channel, DeferredCallCancelled, RPCConnection
 from kn_sock.errors import CallTimeout
@@ -75,6 +76,7 @@ class InterceptedCalls:
     def __init__(self, interceptors: Sequence[Interceptor], reactor: Any) -> None:
         self.interceptors = tuple(interceptors)
         self.reactor = reactor
+        self.log = PeerLog(reactor)
 
     def call(
         self,

@@ -22,6 +22,7 @@ from kn_sock._wire.events import (
     ProtocolViolation,
     Refusal,
     Request,
+    Stray,
     UnmatchedError,
 )
 from kn_sock._wire.framing import Framer, Line, OverlongLine
@@ -100,6 +101,9 @@ class Reads(Protocol):
 
     def refuse(self, protocol: str) -> None:
         """Disconnect a peer that speaks another protocol."""
+
+    def ignored(self, reason: str) -> None:
+        """Log a reply that belongs to no call."""
 
     def violated(self, reason: str) -> None:
         """Disconnect a peer that broke the protocol."""
@@ -275,6 +279,8 @@ class Reader:
             self._dispatcher.cancel(event.id)
         elif isinstance(event, UnmatchedError):
             self._connection.calls().receive_unmatched(event.error)
+        elif isinstance(event, Stray):
+            self._connection.ignored(event.reason)
         elif isinstance(event, ProtocolViolation):
             self._connection.violated(event.reason)
 

@@ -12,17 +12,16 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError
-from twisted.logger import Logger, LogLevel
+from twisted.logger import LogLevel
 
-from kn_sock._display import escape_surrogates, safe_repr, truncate
+from kn_sock._display import safe_repr, text_of, truncate
+from kn_sock._observe.peer_log import PeerLog
 from kn_sock._observe.stats import LOST, OK, UNKNOWN, Stats, outcome_of
 from kn_sock.errors import ErrorCode, RPCError, describe_exception
 
 if TYPE_CHECKING:
     from kn_sock._observe.access_log import AccessLog
     from kn_sock._wire.events import Request
-
-log = Logger()
 
 _RAISED: Final = "{call} from {peer} raised {kind}: {error} ({where}; {outcome}, {milliseconds} ms)"
 _HIDDEN: Final = _RAISED + "; internal error, reference {reference}:\n{traceback}"
@@ -35,10 +34,17 @@ class Reports:
     Args:
         stats: counts, or ``None``.
         access_log: gets a line for each call, or ``None``.
+        log: writes lines about peers.
     """
 
-    def __init__(self, stats: Stats | None = None, access_log: AccessLog | None = None) -> None:
+    def __init__(
+        self,
+        stats: Stats | None = None,
+        access_log: AccessLog | None = None,
+        log: PeerLog | None = None,
+    ) -> None:
         self.stats = stats
+        self.log = log or PeerLog()
         self._access_log = access_log
 
     @property
@@ -71,7 +77,8 @@ class Reports:
             self.stats.login_failed()
 
     def close(self) -> None:
-        """Close the file of the access log."""
+        """Close the file of the access log, and write the counts of dropped lines."""
+        self.log.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -165,7 +172,7 @@ class ConnectionReport:
         if reason is None:
             return
         connection = self._connection
-        log.info(
+        self._reports.log.info(
             "{peer}: connection closed after {seconds} s, {messages} messages, "
             "{received_bytes} bytes in, {sent_bytes} bytes out: {reason}",
             peer=connection.peer_text,
@@ -266,18 +273,19 @@ class CallReports:
             "milliseconds": _milliseconds(self._seconds_of(request)),
             "outcome": outcome_of(error.code),
             "code": error.code,
-            "error": _text_of(error),
+            "error": truncate(text_of(error)),
             **_identity_of(self._connection),
         }
+        log = self._reports.log
         if raised is None:
             log.emit(_level_of(error), _FAILED, **fields)
             return
         fields["kind"] = type(raised).__name__
         fields["where"] = where_of(raised)
         if _is_hidden(error):
-            fields["error"] = escape_surrogates(truncate(str(describe_exception(raised))))
+            fields["error"] = truncate(text_of(describe_exception(raised)))
             fields["reference"] = error.data["reference"]
-            fields["traceback"] = escape_surrogates(traceback_of(raised))
+            fields["traceback"] = traceback_of(raised)
             log.error(_HIDDEN, **fields)
         else:
             log.warn(_RAISED, **fields)
@@ -298,14 +306,6 @@ def _is_hidden(error: RPCError) -> bool:
 
 def _was_dropped(error: RPCError) -> bool:
     return error.code == ErrorCode.DEADLINE_PASSED and not error.data["maybe_executed"]
-
-
-def _text_of(error: RPCError) -> str:
-    try:
-        return escape_surrogates(truncate(str(error)))
-    except Exception:
-        # A class of the application's may say it in a way of its own.
-        return type(error).__name__
 
 
 def _identity_of(connection: Any) -> dict[str, str]:

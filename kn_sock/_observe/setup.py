@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.interfaces import IReactorTime
+
 from kn_sock._observe.access_log import open_access_log
+from kn_sock._observe.peer_log import PeerLog
 from kn_sock._observe.reports import Reports
 from kn_sock._observe.stats import Stats
 from kn_sock.methods.signature import Method, in_reactor
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from kn_sock.options import ServerOptions
 
 
-def reports_for(options: ServerOptions) -> Reports:
+def reports_for(options: ServerOptions, clock: IReactorTime) -> Reports:
     """Make what the connections of a factory with these options report to.
 
     Raises:
@@ -22,7 +25,7 @@ def reports_for(options: ServerOptions) -> Reports:
         ImportError: ``prometheus_client`` is not installed.
         TypeError: one of the options is of a wrong type.
     """
-    return Reports(_stats_for(options), open_access_log(options.access_log))
+    return Reports(_stats_for(options), open_access_log(options.access_log), PeerLog(clock))
 
 
 def _stats_for(options: ServerOptions) -> Stats | None:

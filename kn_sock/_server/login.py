@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kn_sock._display import safe_repr, truncate
+from kn_sock._observe.reports import Reports
 from kn_sock._version import __version__
 from kn_sock.auth import (
     EVERYTHING,
@@ -65,7 +66,7 @@ class LoginGuard:
         everything: what the server serves, for those whose avatar is `EVERYTHING`.
         reactor: the clock.
         timeout: seconds that a connection has to log in; ``None`` for no limit.
-        failed: called for each try that fails.
+        reports: gets the failed tries, and writes the log.
 
     Attributes:
         before: the methods that are there before a login.
@@ -79,14 +80,14 @@ class LoginGuard:
         reactor: Any,
         timeout: float | None,
         *,
-        failed: Callable[[], object] = lambda: None,
+        reports: Reports | None = None,
     ) -> None:
         if not isinstance(portal, Portal):
             raise TypeError(f"portal is a twisted.cred.portal.Portal, not {portal!r:.60}")
         self._portal = portal
         self.clock: IReactorTime = reactor
         self.timeout = timeout
-        self.failed = failed
+        self.reports = reports or Reports()
         self.failed_logins = 0
         self._logins: dict[RPCProtocol, Login] = {}
         login = Method(LOGIN_METHOD, self._login)
@@ -215,6 +216,7 @@ class Login:
         self._gate = gate
         self._protocol = protocol
         self._failures = 0
+        self._log = gate.reports.log
         self._state = LoginState.IDLE
         # Whether the log has a line about notifications before the login.
         self._has_refused = False
@@ -232,7 +234,7 @@ class Login:
         if not self._has_refused:
             # The first alone: who has not logged in shall not fill the log.
             self._has_refused = True
-            log.info(
+            self._log.info(
                 "{peer}: the notification {method} came before a login: dropped, as others will be",
                 peer=self._protocol.peer_text,
                 method=safe_repr(request.method),
@@ -286,7 +288,7 @@ class Login:
         self._logout = logout
         self._protocol.identity = identity
         self._protocol.serve(methods)
-        log.info(
+        self._log.info(
             "{peer}: logged in as {identity}",
             peer=self._protocol.peer_text,
             identity=repr(truncate(identity, 60)),
@@ -301,7 +303,7 @@ class Login:
             return
         self._failures += 1
         self._gate.failed_logins += 1
-        self._gate.failed()
+        self._gate.reports.login_failed()
         self._log_failure(failure, credentials)
         # Counted from the beginning: how long the checker took says something of the secret.
         clock = self._gate.clock
@@ -327,15 +329,15 @@ class Login:
             "most": MOST_TRIES,
         }
         if failure.check(CancelledError):
-            log.info("{peer}: login {who} cancelled (try {count} of {most})", **said)
+            self._log.info("{peer}: login {who} cancelled (try {count} of {most})", **said)
             return
         if failure.check(CredLoginFailed, Unauthorized):
-            log.warn("{peer}: login {who} refused (try {count} of {most})", **said)
+            self._log.warn("{peer}: login {who} refused (try {count} of {most})", **said)
             return
-        log.error(
-            "{peer}: login {who} could not be checked (try {count} of {most}): {kind}\n{frames}",
+        self._log.error(
+            "{peer}: login {who} could not be checked (try {count} of {most}): {kind}\n{traceback}",
             kind=failure.type.__name__ if failure.type is not None else "an unknown error",
-            frames="".join(traceback.format_tb(failure.getTracebackObject())),
+            traceback="".join(traceback.format_tb(failure.getTracebackObject())),
             **said,
         )
 
@@ -343,7 +345,7 @@ class Login:
 
     def _took_too_long(self) -> None:
         self._deadline = None
-        log.warn(
+        self._log.warn(
             "{peer}: no login within {seconds:g} s: closed",
             peer=self._protocol.peer_text,
             seconds=self._gate.timeout,

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.encoding import PLAIN_BYTES, Success, encode_plain_members, reply_too_long
-
-if TYPE_CHECKING:
-    from kn_sock._wire.events import Request
 
 
 class BatchReply:
@@ -65,31 +60,3 @@ class BatchReply:
             return line
         # Too many errors: one replaces them.
         return JSONRPC_2.encode_error(None, reply_too_long(len(line), self.limit))
-
-
-def within_limit(
-    request: Request, line: bytes, limit: int, *, is_result: bool = False
-) -> bytes | None:
-    """Return a reply that is no longer than the limit; collect it, if it belongs to a batch.
-
-    Returns:
-        The line, an error in place of one that is too long, the reply to the whole batch, or
-        ``None`` while members of the batch are pending.
-    """
-    batch = request.batch
-    size = len(line)
-    if batch is not None:
-        batch.encode_plain()
-        size += batch.size
-    if size > limit:
-        error = reply_too_long(size, limit)
-        line = request.dialect.encode_error(request.id, error)
-        if is_result:
-            request.replaced_by = error
-        if len(line) > limit:
-            # Even the id alone exceeds the limit.
-            line = request.dialect.encode_error(None, error)
-    if batch is None:
-        return line
-    batch.add(line)
-    return batch.line()

@@ -50,15 +50,21 @@ _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
 class NoMessageError(Exception):
-    """A line that is not a message, and how to answer it."""
+    """A line that is not a message, and how to answer it; a malformed reply is not answered."""
 
     def __init__(
-        self, error: RPCError, dialect: Dialect = JSONRPC_2, request_id: RequestId = None
+        self,
+        error: RPCError,
+        dialect: Dialect = JSONRPC_2,
+        request_id: RequestId = None,
+        *,
+        is_reply: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.dialect = dialect
         self.request_id = request_id
+        self.is_reply = is_reply
 
 
 # A member of a batch: a message, an error, or an empty list for a nested batch.
@@ -260,12 +266,13 @@ _MEMBER_TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 def _message_from(value: dict[str, Any], line: Line | Raw) -> Message:
     """Check the members one by one, to name the wrong one."""
     dialect = dialect_of(value)
+    is_reply = "method" not in value and ("result" in value or "error" in value)
     request_id = value.get("id", UNSET)
     if isinstance(request_id, float):
         request_id = _fraction_of(line)
     elif isinstance(request_id, (bool, list, dict)) or not _is_utf8(request_id):
         error = InvalidRequest("id must be a string, a number or null")
-        raise NoMessageError(error, dialect)
+        raise NoMessageError(error, dialect, is_reply=is_reply)
     for name, (types, wanted) in _MEMBER_TYPES.items():
         if name in value and not isinstance(value[name], types):
             error = InvalidRequest(f"{name} must be {wanted}, not {safe_repr(value[name])}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 from typing_extensions import override
 
+from kn_sock._display import text_of
 from kn_sock._wire.encoding import (
     UNENCODABLE,
     Success,
@@ -18,7 +19,6 @@ from kn_sock._wire.encoding import (
     encode_failure,
     encode_lines,
     encode_reply,
-    text_of,
 )
 from kn_sock.errors import RPCError
 

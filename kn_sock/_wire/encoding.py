@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from kn_sock._display import truncate
+from kn_sock._display import text_of, truncate
 from kn_sock._wire.quirks import dumps, may_hold_nan
 from kn_sock.errors import ErrorCode, InternalError, RPCError
 
@@ -127,15 +127,6 @@ def encode_failure(message: Struct, error: RPCError) -> bytes | RPCError:
         return (
             RPCError(error.code, text) if error.data is not None else InternalError(truncate(text))
         )
-
-
-def text_of(error: RPCError) -> str:
-    """Return the text of an error, whatever its class does."""
-    try:
-        return str(error)
-    except Exception:
-        # A class of the application's may define it, and fail.
-        return type(error).__name__
 
 
 # Within these bounds an integer is encoded in one go.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Raw, Struct, UnsetType
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
     from kn_sock._wire.dialects import Dialect
     from kn_sock._wire.messages import RequestId
     from kn_sock.errors import RPCError
+
+
+class Role(enum.Enum):
+    """What an end of a connection expects from its peer, besides replies to its own calls."""
+
+    #: Requests from anybody. A reply that belongs to no call is ignored.
+    SERVER = enum.auto()
+    #: Nothing: it serves no functions. What it cannot read is not answered, as it is no request.
+    CALLER = enum.auto()
+    #: Requests, from the server that it calls.
+    PEER = enum.auto()
+
 
 # Whatever the caller registered with a call, to find again when the reply comes.
 P = TypeVar("P")
@@ -77,6 +90,12 @@ class UnmatchedError(Struct):
     error: RPCError
 
 
+class Stray(Struct):
+    """A client sent a reply that belongs to no call: it is ignored."""
+
+    reason: str
+
+
 class ProtocolViolation(Struct):
     """The peer broke the protocol: later replies cannot be matched to calls."""
 
@@ -84,7 +103,14 @@ class ProtocolViolation(Struct):
 
 
 Event: TypeAlias = (
-    Request | Cancel | Answered[P] | Failed[P] | Refusal | UnmatchedError | ProtocolViolation
+    Request
+    | Cancel
+    | Answered[P]
+    | Failed[P]
+    | Refusal
+    | UnmatchedError
+    | Stray
+    | ProtocolViolation
 )
 
 

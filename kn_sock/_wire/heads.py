@@ -22,6 +22,11 @@ class Head(NamedTuple):
     dialect: Dialect
     is_reply: bool
 
+    @property
+    def known_id(self) -> RequestId:
+        """The id, or ``None`` if it is not known."""
+        return None if self.request_id is UNSET else self.request_id
+
 
 def read_head(prefix: bytes) -> Head:
     """Return the head of a message, from its first bytes."""

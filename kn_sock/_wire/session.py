@@ -10,12 +10,13 @@ Spec: JSON-RPC 2.0 sections 4 to 6, JSON-RPC 1.0 section 1, kn-sock 0.3.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from msgspec import UNSET, UnsetType
 
-from kn_sock._wire.batches import BatchReply, within_limit
+from kn_sock._display import safe_repr
+from kn_sock._wire.answers import encode_answer, encode_refusal
+from kn_sock._wire.batches import BatchReply
 from kn_sock._wire.decoding import (
     LONG_BYTES,
     UNREADABLE,
@@ -38,6 +39,8 @@ from kn_sock._wire.events import (
     ProtocolViolation,
     Refusal,
     Request,
+    Role,
+    Stray,
     UnmatchedError,
 )
 from kn_sock._wire.framing import PREFIX_BYTES, Line, OverlongLine
@@ -53,8 +56,8 @@ _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
 
 
 def _refusal(text: str, request_id: RequestId | UnsetType) -> Refusal:
-    known = None if request_id is UNSET else request_id
-    return Refusal(JSONRPC_2.encode_error(known, InvalidRequest(text)))
+    known_id = None if request_id is UNSET else request_id
+    return Refusal(JSONRPC_2.encode_error(known_id, InvalidRequest(text)))
 
 
 class Session(Generic[P]):
@@ -65,6 +68,7 @@ class Session(Generic[P]):
         max_line_bytes: the longest line that we send; a longer reply becomes an error.
         max_batch: the most members of a batch that we accept.
         unversioned: the dialect of requests with an id and without ``jsonrpc``.
+        role: what is expected from the peer.
     """
 
     __slots__ = (
@@ -74,6 +78,7 @@ class Session(Generic[P]):
         "_last_id",
         "_max_batch",
         "_max_line_bytes",
+        "_role",
         "_unanswered",
         "_unversioned",
         "dialect",
@@ -89,6 +94,7 @@ class Session(Generic[P]):
         max_line_bytes: int = 4 * 1024 * 1024,
         max_batch: int = 1000,
         unversioned: Literal["1.0", "2.0"] = "1.0",
+        role: Role = Role.PEER,
     ) -> None:
         self.encoder = encoder or RequestEncoder()
         # Without cancellations, the empty name matches no notification.
@@ -97,6 +103,7 @@ class Session(Generic[P]):
         self.dialect = self.encoder.dialect
         self._max_line_bytes = max_line_bytes
         self._max_batch = max_batch
+        self._role = role
         #: The calls that wait for a reply, in the order in which they were made.
         self.pending: dict[int, P] = {}
         self._first_id: int | None = None
@@ -135,9 +142,8 @@ class Session(Generic[P]):
             text = f"the reply is longer than max_line_bytes ({limit:,}); ask for less"
             return self._fail_unread(head, RPCError(ErrorCode.REPLY_TOO_LONG, text))
         text = f"the line is longer than max_line_bytes ({limit:,}); nothing in it was run"
-        request_id = None if head.request_id is UNSET else head.request_id
         error = RPCError(ErrorCode.REQUEST_TOO_LONG, text)
-        return self._refusal_of(NoMessageError(error, head.dialect, request_id))
+        return self._unreadable(NoMessageError(error, head.dialect, head.known_id), line.prefix)
 
     def _fail_unread(self, head: Head, error: RPCError) -> Event[P] | None:
         """Fail the call whose reply cannot be read."""
@@ -151,7 +157,13 @@ class Session(Generic[P]):
             if self._was_issued(request_id):
                 self.late_replies += 1
                 return None
-        return ProtocolViolation(f"{error}; which call it belongs to cannot be known")
+        reason = f"{error}; which call it belongs to cannot be known"
+        # Without calls in flight, nothing waits for it.
+        return ProtocolViolation(reason) if self.pending else self._stray(reason)
+
+    def _stray(self, reason: str) -> Stray | ProtocolViolation:
+        """Return the event for a reply that belongs to no call."""
+        return Stray(reason) if self._role is Role.SERVER else ProtocolViolation(reason)
 
     def _receive_request(self, message: Message, batch: BatchReply | None = None) -> Event[P]:
         request_id = message.id
@@ -198,10 +210,9 @@ class Session(Generic[P]):
         if self._is_answered_in_order:
             return None
         messages = decode_batch(line, self._most_members)
-        return None if messages is None else (messages, self._reply_to(messages))
-
-    def _reply_to(self, members: Sized) -> BatchReply:
-        return BatchReply(len(members), self._max_line_bytes)
+        if messages is None:
+            return None
+        return messages, BatchReply(len(messages), self._max_line_bytes)
 
     def receive_member(self, message: Message, reply: BatchReply) -> Event[P] | None:
         """Return the meaning of a member of a batch; what is no request is answered in *reply*."""
@@ -228,13 +239,17 @@ class Session(Generic[P]):
         try:
             found = decode_unusual(line, self._most_members, problem)
         except NoMessageError as error:
+            if not line.strip():
+                return None
             head = read_head(bytes(line[:PREFIX_BYTES]))
             if (head.is_reply and self.pending) or (
                 self.dialect.answers_in_order and self._unanswered
             ):
                 text = f"the peer's reply cannot be read: {error}"
                 return self._fail_unread(head, InternalError(text))
-            return self._refusal_of(error)
+            if error.is_reply:
+                return self._stray(f"a reply came that belongs to no call: {error}")
+            return self._unreadable(error, line)
         if isinstance(found, list):
             if self._is_answered_in_order:
                 return self._fail_unread(NO_HEAD, InternalError("the peer replied with an array"))
@@ -248,6 +263,14 @@ class Session(Generic[P]):
         # Replies to a batch of ours may outnumber the requests that we accept.
         return max(self._max_batch, len(self.pending))
 
+    def _unreadable(self, problem: NoMessageError, line: Line) -> Refusal | ProtocolViolation:
+        """Return the event for a line that is no message."""
+        if self._role is not Role.CALLER:
+            return self._refusal_of(problem)
+        # A peer that answers every line would answer the refusal as well, and so on.
+        shown = safe_repr(bytes(line[:PREFIX_BYTES]).decode("utf-8", "replace"))
+        return ProtocolViolation(f"the peer answered '{shown}': is this a JSON-RPC server?")
+
     def _refusal_of(self, problem: NoMessageError) -> Refusal:
         dialect = self._unversioned if problem.dialect is JSONRPC_1 else problem.dialect
         line = dialect.encode_error(problem.request_id, problem.error)
@@ -260,7 +283,7 @@ class Session(Generic[P]):
             text = f"the batch has more members than max_batch ({self._max_batch:,})"
             error = RPCError(ErrorCode.BATCH_TOO_LARGE, text)
             return Refusal(JSONRPC_2.encode_error(None, error))
-        reply = self._reply_to(members)
+        reply = BatchReply(len(members), self._max_line_bytes)
         events: list[Event[P]] = []
         for member in members:
             event = self._receive_raw_member(member, reply)
@@ -275,6 +298,9 @@ class Session(Generic[P]):
         if isinstance(member, NoMessageError):
             # A batch is JSON-RPC 2.0, whatever its members are.
             member.dialect = JSONRPC_2
+            if member.is_reply:
+                reply.awaited -= 1
+                return self._stray(f"a reply came that belongs to no call: {member}")
             reply.add(self._refusal_of(member).line)
             return None
         if isinstance(member, list):
@@ -310,9 +336,7 @@ class Session(Generic[P]):
                 if self._was_issued(reply_id):
                     self.late_replies += 1
                     return None
-                return ProtocolViolation(
-                    f"a reply came to the call {reply_id}, which was never made"
-                )
+                return self._stray(f"a reply came to the call {reply_id}, which was never made")
             if error is not UNSET:
                 return Failed(pending, error_from_wire(error))
             if result is UNSET:
@@ -329,7 +353,7 @@ class Session(Generic[P]):
                 "the peer replies without ids, as kn-sock 0.3 does; "
                 'connect to it with dialect="kn-sock"'
             )
-        return ProtocolViolation("a reply came that belongs to no call")
+        return self._stray("a reply came that belongs to no call")
 
     @property
     def _is_answered_in_order(self) -> bool:
@@ -342,26 +366,12 @@ class Session(Generic[P]):
     # --- answers out ------------------------------------------------------------------------------
 
     def answer(self, request: Request, result: Any) -> bytes | None:
-        """Return the encoded reply, or ``None`` for a notification or while members are pending.
-
-        Raises:
-            InternalError: the result has no JSON form. The request still waits for its answer.
-        """
-        if not request.expects_reply:
-            return None
-        line = request.dialect.encode_result(request.id, result)
-        if len(line) > self._max_line_bytes or request.batch is not None:
-            return within_limit(request, line, self._max_line_bytes, is_result=True)
-        return line
+        """Return the encoded reply; see `encode_answer`."""
+        return encode_answer(request, result, self._max_line_bytes)
 
     def refuse(self, request: Request, error: RPCError) -> bytes | None:
-        """Return the encoded error, or ``None`` as for `answer`. Never raises."""
-        if not request.expects_reply:
-            return None
-        line = request.dialect.encode_error(request.id, error)
-        if len(line) > self._max_line_bytes or request.batch is not None:
-            return within_limit(request, line, self._max_line_bytes)
-        return line
+        """Return the encoded error; see `encode_refusal`."""
+        return encode_refusal(request, error, self._max_line_bytes)
 
     # --- calls out --------------------------------------------------------------------------------
 

@@ -226,21 +226,25 @@ def an_error_of_no_call(peer: Peer) -> None:
 # --- what is no reply at all ----------------------------------------------------------------------
 
 
-@case(CallTimeout, maybe_executed=True)
+@case(ConnectionLost, maybe_executed=True)
 def garbage(peer: Peer) -> None:
     peer.line()
     peer.send(b"\x00\xff\xfe garbage }{][ \r\r\n\n\n%\n")
-    assert peer.message()["error"]["code"] == -32700
-    assert peer.message()["error"]["code"] == -32700
-    peer.behave()
+    peer.wait_for_end()
 
 
-@case(CallTimeout, maybe_executed=True)
+@case(ConnectionLost, maybe_executed=True)
+def an_answer_of_another_protocol(peer: Peer) -> None:
+    peer.line()
+    peer.send(b"-ERR unknown command\r\n")
+    peer.wait_for_end()
+
+
+@case(ConnectionLost, maybe_executed=True)
 def endless_nesting(peer: Peer) -> None:
     peer.line()
     peer.send(b"[" * 500_000 + b"\n")
-    assert peer.message()["error"]["code"] == -32700
-    peer.behave()
+    peer.wait_for_end()
 
 
 @case(InternalError)
@@ -250,15 +254,13 @@ def an_endlessly_nested_result(peer: Peer) -> None:
     peer.behave()
 
 
-@case(CallTimeout, maybe_executed=True, max_line_bytes=10_000)
+@case(ConnectionLost, maybe_executed=True, max_line_bytes=10_000)
 def an_endless_line(peer: Peer) -> None:
     peer.line()
-    for _ in range(100):
-        peer.send(b"x" * 10_000)
-    assert peer.message()["error"]["code"] == -32007
-    assert peer.message()["method"] == "$/cancelRequest"
-    peer.send(b"\n")
-    peer.behave()
+    with contextlib.suppress(OSError):
+        for _ in range(100):
+            peer.send(b"x" * 10_000)
+    peer.wait_for_end()
 
 
 @case(RPCError, max_line_bytes=10_000)

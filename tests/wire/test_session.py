@@ -20,6 +20,8 @@ from kn_sock._wire.events import (
     ProtocolViolation,
     Refusal,
     Request,
+    Role,
+    Stray,
     UnmatchedError,
 )
 from kn_sock._wire.framing import PREFIX_BYTES, OverlongLine
@@ -1132,7 +1134,7 @@ OUTCOMES: list[tuple[Any, str]] = [
         params_beyond_double params_beyond_double_and_surrogate params_huge_integer
         params_huge_integer_and_surrogate params_infinity params_lone_surrogate_raw
         params_nan params_nan_and_surrogate params_nested_deeply params_overlong_utf8
-        params_truncated_utf8 pretty_printed_first_line spaces_alone string_bad_escape
+        params_truncated_utf8 pretty_printed_first_line string_bad_escape
         string_short_unicode_escape surrogate_and_nested_deeply tab_in_string
         tls_client_hello unknown_member_nested_deeply
         """,
@@ -1150,7 +1152,7 @@ OUTCOMES: list[tuple[Any, str]] = [
         NO_REQUEST,
         """
         batch_empty id_array id_array_deep id_false id_lone_surrogate id_object id_true
-        id_twice object_empty object_jsonrpc_alone reply_id_true value_null value_number
+        id_twice object_empty object_jsonrpc_alone value_null value_number
         value_number_negative_zero value_string value_string_long value_true
         """,
     ),
@@ -1167,7 +1169,7 @@ OUTCOMES: list[tuple[Any, str]] = [
         "ProtocolViolation",
         """
         reply_error_null_alone reply_id_fraction reply_id_missing reply_id_null
-        reply_id_string reply_never_asked
+        reply_id_string reply_id_true reply_never_asked
         """,
     ),
     (
@@ -1207,6 +1209,7 @@ OUTCOMES: list[tuple[Any, str]] = [
     ((-32010, None), "batch_too_large"),
     ((-32600, 7), "object_id_alone"),
     (["ProtocolViolation", "ProtocolViolation"], "reply_batch_never_asked"),
+    ("NoneType", "spaces_alone"),
 ]
 
 
@@ -1465,3 +1468,51 @@ def test_every_call_between_two_ends_ends_once(
     for end in ends:
         end.lose()
         assert sorted(end.ended) == sorted(end.made)
+
+
+# --- roles ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":1,"result":1}',
+        b'{"jsonrpc":"2.0","id":true,"result":1}',
+        b'{"result":1}',
+        b'{"id":[],"error":1}',
+    ],
+)
+def test_a_reply_that_belongs_to_no_call_is_a_stray_at_a_server_and_a_violation_at_a_client(
+    line: bytes,
+) -> None:
+    assert isinstance(Session[Any](role=Role.SERVER).receive(line), Stray)
+    for role in (Role.CALLER, Role.PEER):
+        assert isinstance(Session[Any](role=role).receive(line), ProtocolViolation)
+    events = Session[Any](role=Role.SERVER).receive(b"[" + line + b"]")
+    assert isinstance(events, list)
+    assert [type(event) for event in events] == [Stray]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"-ERR unknown command\r", "-ERR unknown command"),
+        (b"220 mail.example.com ESMTP", "220 mail.example.com ESMTP"),
+        (b"3", "3"),
+        (b"\x1b[2J", r"\x1b[2J"),
+    ],
+)
+def test_a_client_without_functions_does_not_answer_what_it_cannot_read(
+    line: bytes, shown: str
+) -> None:
+    event = Session[Any](role=Role.CALLER).receive(line)
+    assert isinstance(event, ProtocolViolation)
+    assert event.reason.startswith(f"the peer answered '{shown}")
+    assert event.reason.endswith("': is this a JSON-RPC server?")
+    assert isinstance(Session[Any](role=Role.PEER).receive(line), Refusal)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("line", [b" ", b"\t\r", b"\r\r"])
+def test_white_space_is_a_blank_line_at_both_ends(role: Role, line: bytes) -> None:
+    assert Session[Any](role=role).receive(line) is None
