@@ -26,15 +26,6 @@ def safe_repr(value: object) -> str:
     return truncate(repr(text)[1:-1], _SHOWN_CHARACTERS)
 
 
-def text_of(exception: BaseException) -> str:
-    """Return the text of an exception, or its type's name if that cannot be had. Never raises."""
-    try:
-        return str(exception)
-    except BaseException:
-        # Its own __str__ may raise anything, SystemExit too.
-        return type(exception).__name__
-
-
 def escape_control(text: str, length: int, *, keeps_newlines: bool = False) -> str:
     """Cut a text, and escape the characters that a terminal acts on or that split log lines."""
     text = truncate(text, length)

@@ -120,6 +120,8 @@ class InvalidParams(_StandardError):
     """The arguments do not fit the method; it was not called (-32602)."""
 
     standard_code = ErrorCode.INVALID_PARAMS
+    # What is sent in place of a text that a server hides from its callers.
+    hidden_text: str | None = None
 
 
 class InternalError(_StandardError):
@@ -298,6 +300,15 @@ def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
     return RPCError(code, message, data)
 
 
+def text_of(exception: BaseException) -> str:
+    """Return the text of an exception, or its type's name if that cannot be had. Never raises."""
+    try:
+        return str(exception)
+    except BaseException:
+        # Its own __str__ may raise anything, SystemExit too.
+        return type(exception).__name__
+
+
 def describe_exception(exception: BaseException) -> RPCError:
     """Return the error that the caller of a function gets for an exception.
 
@@ -313,8 +324,4 @@ def describe_exception(exception: BaseException) -> RPCError:
         # builtin is, and is none.
         bases = (base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
         data["builtin"] = next(bases)
-    try:
-        text = str(exception)
-    except Exception:
-        text = ""
-    return RemoteError(text or kind.__name__, data)
+    return RemoteError(text_of(exception) or kind.__name__, data)

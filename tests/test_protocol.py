@@ -816,7 +816,7 @@ def test_a_peer_that_never_reads_does_not_hold_up_the_drain(make_server: MakeSer
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("where", ["reactor", "thread"])
-def test_a_method_that_exits_stops_the_process_and_is_not_answered(
+def test_a_method_that_exits_stops_the_process_and_is_answered(
     make_server: MakeServer, logged_errors: Any, kind: type[BaseException], where: str
 ) -> None:
     def leave() -> None:
@@ -826,11 +826,12 @@ def test_a_method_that_exits_stops_the_process_and_is_not_answered(
     server = make_server(
         {"leave": in_reactor(leave) if where == "reactor" else leave}, executor=executor
     )
-    server.send(request(1, "leave", []))
+    replies = server.send(request(1, "leave", []))
     executor.run()
     server.network.pump()
     assert server.network.reactor.is_stopped
-    assert server.replies() == []
+    (reply,) = replies + server.replies()
+    assert reply["error"]["message"] == f"leave raised {kind.__name__}: the server is stopping"
     assert len(logged_errors.claim()) == 1
 
 

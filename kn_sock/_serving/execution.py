@@ -17,7 +17,7 @@ from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
 from kn_sock._serving.runner import CANCELLED, Runner
 from kn_sock._wire.events import Request, id_key
-from kn_sock.errors import ErrorCode, InvalidParams, RPCError
+from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
 
 if TYPE_CHECKING:
     from kn_sock._serving.replies import Connection, Replies
@@ -126,15 +126,28 @@ class Execution:
         self.finish(call, result)
 
     def finish(self, call: ServerCall, result: Any, raised: BaseException | None = None) -> None:
-        """End a call whose function has returned or raised on the reactor."""
-        if raised is not None:
-            call.is_over = True
-            self.replies.refuse(call.own_request(), self.runner.error_of(call, raised), raised)
-        elif type(result) in _PLAIN_TYPES:
-            call.is_over = True
-            self.replies.answer(call.request or call.own_request(), result)
-        else:
-            self.answer_later(call, result)
+        """End a call whose function has returned or raised on the reactor. Never raises."""
+        try:
+            if raised is not None:
+                call.is_over = True
+                self.replies.refuse(call.own_request(), self.runner.error_of(call, raised), raised)
+            elif type(result) in _PLAIN_TYPES:
+                call.is_over = True
+                self.replies.answer(call.request or call.own_request(), result)
+            else:
+                self.answer_later(call, result)
+        except BaseException as problem:
+            self._end_broken(call, problem)
+
+    def _end_broken(self, call: ServerCall, problem: BaseException) -> None:
+        """Answer a call whose outcome cannot be handled: whatever it is raised something."""
+        log.failure("the outcome of {method} cannot be handled", method=call.method)
+        call.is_over = True
+        text = f"the outcome of {call.method} cannot be handled: {type(problem).__name__}"
+        try:
+            self.replies.refuse(call.own_request(), InternalError(text))
+        except BaseException:
+            log.failure("the call of {method} cannot be answered", method=call.method)
 
     def bind(
         self, method: Method, params: Any, request: Request | None, key: Any
@@ -200,7 +213,7 @@ class Execution:
                 self._end_thread_call(job)
             else:
                 job.settle()
-        except Exception:
+        except BaseException:
             log.failure("delivering the result of a method failed")
 
     def _end_thread_call(self, call: ServerCall) -> None:
@@ -275,6 +288,8 @@ class Execution:
                 self.replies.refuse(call.own_request(), self.runner.error_of(call, error), error)
             else:
                 self.replies.answer(call.own_request(), result)
+        except BaseException as problem:
+            self._end_broken(call, problem)
         finally:
             self._settled(call)
 
@@ -295,7 +310,7 @@ class Execution:
         if awaited is not None:
             try:
                 awaited.cancel()
-            except Exception:
+            except BaseException:
                 # The method's own canceller; nothing of ours depends on it.
                 log.failure("cancelling {method} raised", method=call.method)
         elif call.is_in_thread:
@@ -332,7 +347,11 @@ _NO_OWNER = _NoOwner()
 
 def is_awaitable(value: Any) -> bool:
     """Whether a result is still to be awaited."""
-    return hasattr(type(value), "__await__")
+    try:
+        return hasattr(type(value), "__await__")
+    except BaseException:
+        # Its metaclass may raise anything.
+        return False
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kn_sock._observe.reports import CallReports
 from kn_sock._observe.stats import EXIT
+from kn_sock._serving.runner import ASKS_TO_EXIT
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.encoding import LEAST_INT, MOST_INT, Success, is_plain
-from kn_sock.errors import ErrorCode, InternalError, RPCError
+from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
 
 if TYPE_CHECKING:
     from kn_sock._io.outbox import Outbox
@@ -190,20 +191,22 @@ class Replies:
             self.records.ended(request)
 
     def refuse(
-        self, request: Request, error: RPCError | None, raised: BaseException | None = None
+        self, request: Request, error: RPCError, raised: BaseException | None = None
     ) -> None:
         """Reply with an error.
 
         Args:
             request: the request.
-            error: what the caller gets; ``None`` for no reply, as the process is asked to exit.
+            error: what the caller gets.
             raised: the exception that the method raised, if it did.
         """
         self._note_answered(request)
-        if error is None:
+        if isinstance(error, InvalidParams) and error.hidden_text is not None:
+            error = self._shown(error)
+        if isinstance(raised, ASKS_TO_EXIT):
             self.reports.ended(request, EXIT)
-            return
-        self._report(request, error, raised)
+        else:
+            self._report(request, error, raised)
         if self.is_over:
             return
         line = self._session.refuse(request, error)
@@ -211,6 +214,12 @@ class Replies:
             if self.bytes_while_paused is not None:
                 line = self._within_limit(request, line, self.bytes_while_paused)
             self._outbox.put(line)
+
+    def _shown(self, error: InvalidParams) -> RPCError:
+        """Return what the caller sees of an error whose text is the application's."""
+        if self._runner.options.expose_errors or error.hidden_text is None:
+            return error
+        return InvalidParams(error.hidden_text)
 
     def encode_refusal(self, request: Request, error: RPCError) -> bytes | None:
         """Report and encode the refusal of a request; the caller sends it in its turn."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-_ASKS_TO_EXIT: Final = (SystemExit, KeyboardInterrupt)
+ASKS_TO_EXIT: Final = (SystemExit, KeyboardInterrupt)
 
 CANCELLED: Final = RPCError(ErrorCode.CANCELLED, "the call was cancelled")
 
@@ -37,8 +37,7 @@ class Runner:
         turn: gathers what is written while finished calls are delivered.
         call_from_thread: the reactor's.
         on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
-            that a method raised: it asks for the end of the process and is not sent to the
-            caller.
+            that a method raised: it asks for the end of the process.
         reports: where the connections report.
     """
 
@@ -107,16 +106,18 @@ class Runner:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def error_of(self, call: ServerCall, exception: BaseException) -> RPCError | None:
-        """Return the error that the caller gets; ``None`` if the process was asked to exit."""
-        if isinstance(exception, _ASKS_TO_EXIT):
+    def error_of(self, call: ServerCall, exception: BaseException) -> RPCError:
+        """Return the error that the caller gets; stop if the process is asked to exit."""
+        if isinstance(exception, ASKS_TO_EXIT):
             log.critical(
                 "{method} raised {kind}: stopping",
                 method=call.method,
                 kind=type(exception).__name__,
             )
             self._on_exit(exception)
-            return None
+            return InternalError(
+                f"{call.method} raised {type(exception).__name__}: the server is stopping"
+            )
         if call.cancelled and isinstance(exception, CancelledError):
             return CANCELLED
         if isinstance(exception, RPCError):

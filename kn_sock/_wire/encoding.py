@@ -15,9 +15,10 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from kn_sock._display import text_of, truncate
+from kn_sock._display import truncate
+from kn_sock._wire.attributes import check_attributes
 from kn_sock._wire.quirks import dumps, may_hold_nan
-from kn_sock.errors import ErrorCode, InternalError, RPCError
+from kn_sock.errors import ErrorCode, InternalError, RPCError, text_of
 
 
 class Success(Struct, gc=False):
@@ -106,11 +107,13 @@ def encode_reply(message: Struct, result: Any) -> bytes:
         except UNENCODABLE:
             pass
     try:
+        check_attributes(result)
         return _encode(message, result)
     except RecursionError:
         raise InternalError("the result is nested too deeply, or refers to itself") from None
-    except UNENCODABLE as problem:
-        raise InternalError(f"the result cannot be sent as JSON: {problem}") from None
+    except BaseException as problem:
+        # Of any kind: encoding runs code of the result's types.
+        raise InternalError(f"the result cannot be sent as JSON: {text_of(problem)}") from None
 
 
 def encode_failure(message: Struct, error: RPCError) -> bytes | RPCError:
@@ -122,11 +125,12 @@ def encode_failure(message: Struct, error: RPCError) -> bytes | RPCError:
     """
     try:
         return _encode(message, error.data)
-    except UNENCODABLE:
+    except BaseException:
+        # Of any kind: encoding runs code of the types of its data.
         text = text_of(error)
-        return (
-            RPCError(error.code, text) if error.data is not None else InternalError(truncate(text))
-        )
+        if error.data is not None and type(error.code) is int:
+            return RPCError(error.code, text)
+        return InternalError(truncate(text))
 
 
 # Within these bounds an integer is encoded in one go.

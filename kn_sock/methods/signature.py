@@ -13,10 +13,11 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
+import msgspec
 from msgspec import UnsetType
 
 from kn_sock._display import safe_repr, truncate
-from kn_sock.errors import InvalidParams
+from kn_sock.errors import InvalidParams, text_of
 from kn_sock.methods.conversion import converter_of, plain_kind
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,6 +65,7 @@ class Method:
         "_needed",
         "_ordered",
         "_positional",
+        "_text",
         "function",
         "kinds",
         "most",
@@ -78,6 +80,7 @@ class Method:
         self.function = function
         layers = _layers_of(function)
         self.signature = _signature_of(function, layers[-1])
+        self._text = truncate(f"{name}{_text_of(self.signature)}")
         self.on_reactor = _runs_on_reactor(name, layers, self.signature)
         self._convert = {
             parameter.name: convert
@@ -231,17 +234,47 @@ class Method:
             return convert(value)
         except RecursionError:
             raise InvalidParams(f"{self}: {parameter} is nested too deeply") from None
-        except Exception as problem:
+        except BaseException as problem:
             # Of any kind: a dataclass may validate itself.
-            raise InvalidParams(
-                f"{self}: {safe_repr(parameter)}: {truncate(str(problem))}"
-            ) from None
+            raise _unfit(f"{self}: {safe_repr(parameter)}", problem) from None
 
     def __str__(self) -> str:
-        return truncate(f"{self.name}{self.signature if self.signature is not None else '(…)'}")
+        return self._text
 
     def __repr__(self) -> str:
         return f"<Method {self} {'on the reactor' if self.on_reactor else 'in a thread'}>"
+
+
+def _unfit(place: str, problem: BaseException) -> InvalidParams:
+    """Return the error for an argument that is not of its type."""
+    error = InvalidParams(f"{place}: {truncate(text_of(problem))}")
+    if not isinstance(problem, msgspec.ValidationError) or problem.__cause__ is not None:
+        # The application's own text, which a server may keep from its callers.
+        error.hidden_text = f"{place}: the value was refused"
+    return error
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "…"
+
+
+_DEFAULT: Final = _Default()
+
+
+def _text_of(signature: inspect.Signature | None) -> str:
+    """Return the text of a signature for errors; it does not show the values of defaults."""
+    if signature is None:
+        return "(…)"
+    parameters = [
+        parameter if parameter.default is parameter.empty else parameter.replace(default=_DEFAULT)
+        for parameter in signature.parameters.values()
+    ]
+    try:
+        return str(signature.replace(parameters=parameters))
+    except Exception:
+        # The annotations are the application's objects.
+        return "(…)"
 
 
 def _layers_of(function: Any) -> list[Any]:

@@ -27,6 +27,7 @@ from kn_sock import (
     ConnectFailed,
     ConnectionLost,
     ConnectRefused,
+    InternalError,
     InvalidParams,
     MethodNotFound,
     RemoteError,
@@ -691,7 +692,10 @@ def test_a_method_that_exits_ends_the_server(logged_errors: Any) -> None:
         raise SystemExit(3)
 
     server = Served({"leave": leave})
-    with RPCClient("127.0.0.1", server.port) as client, pytest.raises(ConnectionLost):
+    with (
+        RPCClient("127.0.0.1", server.port) as client,
+        pytest.raises(InternalError, match="leave raised SystemExit: the server is stopping"),
+    ):
         client.call("leave")
     server.thread.join(PATIENCE)
     assert isinstance(server.raised, SystemExit)

@@ -926,7 +926,7 @@ def test_sys_exit(serve: Serve, old: OldCalls, logged_errors: Any) -> None:
     server = serve({"exit": lambda: sys.exit(3)})
     client = old(server)
     client.send(old_request("exit"))
-    assert client.line() == b""
+    assert client.line() == b'{"error":"exit raised SystemExit: the server is stopping"}\n'
     server.thread.join(PATIENCE)
     assert isinstance(server.raised, SystemExit)
     assert server.raised.code == 3
