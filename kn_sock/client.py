@@ -20,6 +20,7 @@ from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._serving.runner import Runner
+from kn_sock._serving.tables import served_table
 from kn_sock._version import __version__
 from kn_sock._wire.dialects import DialectName, dialect_named
 from kn_sock._wire.events import Role
@@ -80,10 +81,10 @@ class ClientFactory(Factory):
         ended: Callable[[RPCProtocol], object] = lambda _: None,
         **options: Any,
     ) -> None:
-        methods = MethodTable(funcs)
         turn = turn or WriteCoalescer(reactor)
         options = without_aliases(options, CLIENT_ALIASES)
         server_options = options_from(ServerOptions, options, others=_CLIENT_OPTIONS)
+        methods = served_table(MethodTable(funcs), server_options)
         self._reports = reports_for(server_options, reactor)
         self._runner = Runner(
             {

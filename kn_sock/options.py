@@ -220,6 +220,10 @@ class ServerOptions:
         expose_errors: whether the text of an exception that a function raised goes to the caller.
             Otherwise the caller gets "internal error" and a reference, which is in the log too.
         share_tracebacks: whether the traceback goes to the caller too.
+        strict_annotations: whether an annotation that cannot be checked is an error. Otherwise the
+            log has a warning, and any value passes.
+        forbid_unknown_fields: whether an object with a field that its dataclass does not have is
+            refused. Otherwise the field is ignored.
         framing: how messages of the peer end. ``"lines"``: with a newline. ``"documents"``: with
             the JSON document, for peers that send no newline, or several in a message; slower to
             read. What is sent always ends with a newline.
@@ -281,6 +285,12 @@ class ServerOptions:
     )
     expose_errors: bool = _switch(True, "send the text of an exception to the caller")
     share_tracebacks: bool = _switch(False, "send the traceback of an exception to the caller")
+    strict_annotations: bool = _switch(
+        False, "refuse to start if an annotation of a parameter cannot be checked"
+    )
+    forbid_unknown_fields: bool = _switch(
+        True, "refuse objects with fields that the dataclass of a parameter does not have"
+    )
     framing: Framing = _choice(
         "lines", FRAMINGS, "how messages of the peer end: lines or documents"
     )

@@ -32,6 +32,7 @@ from kn_sock._server.login import LoginGuard
 from kn_sock._server.refusing import OverLimitProtocol
 from kn_sock._server.tls import server_options, tls_around
 from kn_sock._serving.runner import Runner
+from kn_sock._serving.tables import served_table
 from kn_sock._version import __version__
 from kn_sock._wire.events import Role
 from kn_sock._wire.requests import RequestEncoder
@@ -106,8 +107,9 @@ class RPCServerFactory(Factory):
         self._reactor = reactor
         options = without_aliases(options, SERVER_ALIASES)
         self.options = options_from(ServerOptions, options, others=_OTHER_OPTIONS)
+        table = MethodTable() if funcs is None and portal is not None else table_of(funcs)
         #: The methods that are served, by name.
-        self.methods = MethodTable() if funcs is None and portal is not None else table_of(funcs)
+        self.methods = served_table(table, self.options)
         self._reports = reports_for(self.options, cast(IReactorTime, reactor))
         served = {
             **self.methods,
@@ -121,6 +123,7 @@ class RPCServerFactory(Factory):
                 served,
                 reactor,
                 self.options.login_timeout,
+                options=self.options,
                 reports=self._reports,
             )
         #: Whether callers have to log in.

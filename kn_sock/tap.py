@@ -22,6 +22,7 @@ from kn_sock._observe.stats import Stats
 from kn_sock._server.listening import kind_of
 from kn_sock._server.names import load
 from kn_sock._server.tls import server_options
+from kn_sock._serving.tables import served_table
 from kn_sock._version import __version__
 from kn_sock.auth import IToken, MethodsRealm
 from kn_sock.methods.table import MethodTable
@@ -194,7 +195,7 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        table = _load_table(options["funcs"])
+        table = _load_table(options)
         portal = None
         if options.get("credCheckers"):
             portal = Portal(MethodsRealm(), options["credCheckers"])
@@ -294,15 +295,19 @@ def _from_here(endpoint: str) -> str:
     return f"{found[0]}{key}{directory}{endpoint[found.end() :]}"
 
 
-def _load_table(names: list[str]) -> MethodTable:
-    table = MethodTable()
-    for given in names:
+def _load_table(options: Options) -> MethodTable:
+    server_options = ServerOptions(**options["server_options"])
+    table = MethodTable(forbid_unknown_fields=server_options.forbid_unknown_fields)
+    for given in options["funcs"]:
         prefix, _, name = given.rpartition("=")
         try:
             table.add(load(name, "--funcs"), prefix=prefix)
         except (TypeError, ValueError) as problem:
             raise usage.UsageError(f"--funcs {given}: {problem}") from None
-    return table
+    try:
+        return served_table(table, server_options)
+    except TypeError as problem:
+        raise usage.UsageError(f"--strict-annotations: {problem}") from None
 
 
 class CommandLineService(MultiService):

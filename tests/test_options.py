@@ -139,6 +139,8 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "login_timeout": ("5", 5.0),
     "expose_errors": ("no", False),
     "share_tracebacks": ("yes", True),
+    "strict_annotations": ("yes", True),
+    "forbid_unknown_fields": ("no", False),
     "framing": ("documents", "documents"),
     "unversioned": ("2.0", "2.0"),
     "cancellation": ("mcp", "mcp"),

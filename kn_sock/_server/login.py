@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from kn_sock._display import safe_repr, truncate
 from kn_sock._observe.reports import Reports
+from kn_sock._serving.tables import served_table
 from kn_sock._version import __version__
 from kn_sock.auth import (
     EVERYTHING,
@@ -37,6 +38,7 @@ from kn_sock.calls import current_call
 from kn_sock.errors import InvalidParams, InvalidRequest, NotAuthenticated, RPCError
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.signature import LOGIN_METHOD, Method, in_reactor
+from kn_sock.options import ServerOptions
 
 if TYPE_CHECKING:
     from kn_sock._wire.events import Request
@@ -66,6 +68,7 @@ class LoginGuard:
         everything: what the server serves, for those whose avatar is `EVERYTHING`.
         reactor: the clock.
         timeout: seconds that a connection has to log in; ``None`` for no limit.
+        options: the server's.
         reports: gets the failed tries, and writes the log.
 
     Attributes:
@@ -80,6 +83,7 @@ class LoginGuard:
         reactor: Any,
         timeout: float | None,
         *,
+        options: ServerOptions | None = None,
         reports: Reports | None = None,
     ) -> None:
         if not isinstance(portal, Portal):
@@ -88,6 +92,7 @@ class LoginGuard:
         self.clock: IReactorTime = reactor
         self.timeout = timeout
         self.reports = reports or Reports()
+        self._options = options or ServerOptions()
         self.failed_logins = 0
         self._logins: dict[RPCProtocol, Login] = {}
         login = Method(LOGIN_METHOD, self._login)
@@ -132,7 +137,7 @@ class LoginGuard:
         """
         if avatar is EVERYTHING:
             return self._everything
-        table = table_of(functions_of(avatar))
+        table = served_table(table_of(functions_of(avatar)), self._options)
         standard = standard_methods(table, __version__)
         return {**table, **standard, LOGIN_METHOD: self.before[LOGIN_METHOD]}
 

@@ -1,11 +1,12 @@
-"""Attributes that msgspec would leave out: those of a dataclass that cannot be read."""
+"""Attributes of dataclasses that msgspec would leave out: defaults, and those that raise."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Any, Final
+
+import msgspec
 
 # These hold no dataclasses.
 _PLAIN: Final = frozenset({int, float, str, bool, type(None), bytes, bytearray})
@@ -15,7 +16,9 @@ _DEPTH: Final = 4
 
 
 def check_attributes(value: Any, depth: int = _DEPTH) -> None:
-    """Raise what reading an attribute of a dataclass raises; msgspec leaves it out silently.
+    """Complete dataclasses with their defaults; raise what reading an attribute raises.
+
+    msgspec leaves both out silently.
 
     Of a list only dataclasses at its beginning are followed by a look at the others: a list of
     numbers costs nothing.
@@ -24,7 +27,10 @@ def check_attributes(value: Any, depth: int = _DEPTH) -> None:
     if kind in _PLAIN or not depth:
         return
     if dataclasses.is_dataclass(kind):
-        _check_fields(value, kind, depth)
+        _check_fields(value, depth)
+    elif isinstance(value, msgspec.Struct):
+        for name in kind.__struct_fields__:
+            check_attributes(getattr(value, name), depth - 1)
     elif kind is dict:
         _check_items(value.values(), depth)
     elif kind in (list, tuple, set, frozenset):
@@ -38,11 +44,12 @@ def _check_items(items: Iterable[Any], depth: int) -> None:
         check_attributes(item, depth - 1)
 
 
-@lru_cache(maxsize=1024)
-def _names_of(kind: Hashable) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]  # a dataclass
-
-
-def _check_fields(value: Any, kind: type[Any], depth: int) -> None:
-    for name in _names_of(kind):
-        check_attributes(getattr(value, name), depth - 1)
+def _check_fields(value: Any, depth: int) -> None:
+    own = getattr(value, "__dict__", None)
+    for field in dataclasses.fields(value):
+        name = field.name
+        attribute = getattr(value, name)
+        if own is not None and name not in own:
+            # A default that msgspec left to the class when it decoded the object.
+            object.__setattr__(value, name, attribute)
+        check_attributes(attribute, depth - 1)

@@ -5,6 +5,7 @@ Everything is decided when a method is registered, so that a call costs a compar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -18,7 +19,8 @@ from msgspec import UnsetType
 
 from kn_sock._display import safe_repr, truncate
 from kn_sock.errors import InvalidParams, text_of
-from kn_sock.methods.conversion import converter_of, plain_kind
+from kn_sock.methods.conversion import Adapter, converter_of, is_unpacked, plain_kind
+from kn_sock.methods.hints import Convert, UncheckableError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,6 +68,7 @@ class Method:
         "_ordered",
         "_positional",
         "_text",
+        "_unpacked",
         "function",
         "kinds",
         "most",
@@ -73,19 +76,26 @@ class Method:
         "on_reactor",
         "required",
         "signature",
+        "unchecked",
     )
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., Any], *, forbid_unknown_fields: bool = True
+    ) -> None:
         self.name = name
         self.function = function
         layers = _layers_of(function)
         self.signature = _signature_of(function, layers[-1])
         self._text = truncate(f"{name}{_text_of(self.signature)}")
         self.on_reactor = _runs_on_reactor(name, layers, self.signature)
-        self._convert = {
-            parameter.name: convert
-            for parameter in (self.signature.parameters.values() if self.signature else ())
-            if (convert := converter_of(parameter)) is not None
+        #: Sentences about annotations that cannot be checked, and what to write instead.
+        self.unchecked: list[str] = []
+        self._convert = self._converters(Adapter(forbids_unknown_fields=forbid_unknown_fields))
+        # The name of a parameter ``**kwargs: Unpack[...]``, whose dict is converted as a whole.
+        self._unpacked = {
+            one.name
+            for one in (self.signature.parameters.values() if self.signature is not None else ())
+            if is_unpacked(one)
         }
         # For positional arguments alone: the least and the most of them; -1 if counting them is not
         # enough to bind them.
@@ -103,6 +113,21 @@ class Method:
         #: The types of positional arguments that need no conversion; ``None`` if none needs any.
         self.kinds = [plain_kind(one) for one in self._positional] if self._positional else None
 
+    def _converters(self, adapter: Adapter) -> dict[str, Convert]:
+        found = {}
+        for parameter in self.signature.parameters.values() if self.signature is not None else ():
+            try:
+                convert = converter_of(parameter, adapter)
+            except UncheckableError as problem:
+                self.unchecked.append(
+                    f"{self.name}: the annotation of {parameter.name} cannot be checked, and any "
+                    f"value passes: {problem}"
+                )
+            else:
+                if convert is not None:
+                    found[parameter.name] = convert
+        return found
+
     def _learn_positions(self, signature: inspect.Signature) -> None:
         for parameter in signature.parameters.values():
             convert = self._convert.get(parameter.name)
@@ -117,6 +142,10 @@ class Method:
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
                 self.most = -1
                 return
+        if self._unpacked:
+            # Its dict may have to have members.
+            self.most = -1
+            return
         if self.most < 0:
             self.most = len(self._positional)
         if not any(self._positional):
@@ -215,6 +244,8 @@ class Method:
             bound = self.signature.bind(*args, **named)
         except TypeError as problem:
             raise InvalidParams(f"{self}: {truncate(str(problem))}") from None
+        for name in self._unpacked:
+            bound.arguments.setdefault(name, {})
         for name, value in bound.arguments.items():
             convert = self._convert.get(name)
             if convert is None:
@@ -222,7 +253,7 @@ class Method:
             kind = self.signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 value = tuple(self._converted(convert, one, name) for one in value)
-            elif kind is inspect.Parameter.VAR_KEYWORD:
+            elif kind is inspect.Parameter.VAR_KEYWORD and name not in self._unpacked:
                 value = {key: self._converted(convert, one, key) for key, one in value.items()}
             else:
                 value = self._converted(convert, value, name)
@@ -301,13 +332,27 @@ def _signature_of(function: Callable[..., Any], target: Any) -> inspect.Signatur
         signature = inspect.signature(function)
     except (ValueError, TypeError):
         return None
-    scope = getattr(target, "__globals__", {})
+    scope = _scope_of(target)
     parameters = [
         parameter.replace(annotation=_evaluated(parameter.annotation, scope))
         for parameter in signature.parameters.values()
     ]
     result = _evaluated(signature.return_annotation, scope)
     return signature.replace(parameters=parameters, return_annotation=result)
+
+
+def _scope_of(target: Any) -> dict[str, Any]:
+    """Return the names that a function's annotations may use: its globals and its closure."""
+    scope = getattr(target, "__globals__", {})
+    cells = getattr(target, "__closure__", None) or ()
+    if not cells:
+        return scope
+    inner = {}
+    for name, cell in zip(target.__code__.co_freevars, cells, strict=False):
+        with contextlib.suppress(ValueError):
+            # An empty cell: the name is not bound yet.
+            inner[name] = cell.cell_contents
+    return {**scope, **inner}
 
 
 def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
@@ -325,13 +370,22 @@ def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def _runs_on_reactor(name: str, layers: list[Any], signature: inspect.Signature | None) -> bool:
-    is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
+    # A wrapper decides where it runs, not the function that it wraps.
+    is_async = any(inspect.iscoroutinefunction(layer) for layer in _own_layers(layers))
     marks = [mark for layer in layers if (mark := getattr(layer, _MARK, None)) is not None]
     if is_async and marks and marks[0] == "thread":
         raise TypeError(f"{name} is async and cannot run in a thread; remove @in_thread")
     if marks:
         return bool(marks[0] == "reactor")
     return is_async or (signature is not None and _is_deferred(signature.return_annotation))
+
+
+def _own_layers(layers: list[Any]) -> list[Any]:
+    """Return the layers down to the first function: those that partials and methods add."""
+    for number, layer in enumerate(layers):
+        if inspect.isfunction(layer):
+            return layers[: number + 1]
+    return layers
 
 
 def _is_deferred(annotation: Any) -> bool:

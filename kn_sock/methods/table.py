@@ -23,13 +23,25 @@ class MethodTable(Mapping[str, Method]):
     Args:
         source: where the first methods come from, as for `add`.
         prefix: what to put before their names, as for `add`.
+        forbid_unknown_fields: whether an object has to have no fields but those of the dataclass
+            that a parameter is annotated with.
 
     A table is a mapping of names to `Method` objects, and may be given wherever functions are
     wanted.
     """
 
-    def __init__(self, source: Functions | None = None, *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        source: Functions | None = None,
+        *,
+        prefix: str = "",
+        forbid_unknown_fields: bool = True,
+    ) -> None:
         self._methods: dict[str, Method] = {}
+        #: Whether objects with unknown fields are refused.
+        self.forbids_unknown_fields = forbid_unknown_fields
+        #: Whether the log has the warnings about its annotations.
+        self.has_been_warned_of = False
         if source is not None:
             self.add(source, prefix=prefix)
 
@@ -58,7 +70,14 @@ class MethodTable(Mapping[str, Method]):
             raise ValueError(f"{name}: names that begin with rpc. or $/ are reserved; rename it")
         if name in self._methods:
             raise ValueError(f"{name} is there twice; give one of them a prefix")
-        self._methods[name] = Method(name, function)
+        self._methods[name] = Method(
+            name, function, forbid_unknown_fields=self.forbids_unknown_fields
+        )
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Sentences about annotations that cannot be checked; any value passes for them."""
+        return [text for method in self._methods.values() for text in method.unchecked]
 
     def __getitem__(self, name: str) -> Method:
         return self._methods[name]
