@@ -140,7 +140,11 @@ class JsonRpc2(Dialect):
             line = encode_lines([message])
             # The common case, without another call. Looking for a letter of null, which few lines
             # have, takes a tenth of the time of looking for the word.
-            if 0x75 not in line or line.find(b"null") < 0:
+            if (
+                (0x75 not in line or line.find(b"null") < 0)
+                and b'nan":' not in line
+                and b'inf":' not in line
+            ):
                 return line
         except UNENCODABLE:
             pass

@@ -17,7 +17,8 @@ from msgspec import UNSET, Raw, Struct
 
 from kn_sock._display import truncate
 from kn_sock._wire.attributes import check_attributes
-from kn_sock._wire.quirks import dumps, may_hold_nan
+from kn_sock._wire.forms import check_keys, dumps, json_form
+from kn_sock._wire.quirks import may_hold_nan
 from kn_sock.errors import ErrorCode, InternalError, RPCError, text_of
 
 
@@ -29,9 +30,9 @@ class Success(Struct, gc=False):
     result: Any
 
 
-encode_lines = msgspec.json.Encoder().encode_lines
+encode_lines = msgspec.json.Encoder(enc_hook=json_form).encode_lines
 
-_encode_members = msgspec.json.Encoder().encode
+_encode_members = msgspec.json.Encoder(enc_hook=json_form).encode
 
 UNENCODABLE: Final = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -71,6 +72,8 @@ def _encode(message: Struct, payload: Any) -> bytes:
         and may_hold_nan(payload)
     ):
         dumps(payload)
+    if b'nan":' in line or b'inf":' in line:
+        check_keys(payload)
     return line
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import marshal
 import math
 import os
@@ -127,11 +126,3 @@ def may_hold_nan(value: Any) -> bool:
         return _NOT_FINITE.search(marshal.dumps(value, _MARSHAL_VERSION)) is not None
     except ValueError:
         return True
-
-
-def dumps(value: Any) -> bytes:
-    with contextlib.suppress(TypeError):
-        # Keys too: json takes nothing but strings and the like for those.
-        value = msgspec.to_builtins(value, str_keys=True)
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
-    return text.encode("ascii")
