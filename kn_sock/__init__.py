@@ -6,6 +6,7 @@ Importing this installs no reactor.
 """
 
 from kn_sock._intercept.calls import OutgoingCall
+from kn_sock._io.clock import use_monotonic_clock
 from kn_sock._observe.stats import Stats
 from kn_sock._version import __version__
 from kn_sock.blocking import RPCClient, start_rpc_server
@@ -74,4 +75,5 @@ __all__ = [
     "in_reactor",
     "in_thread",
     "start_rpc_server",
+    "use_monotonic_clock",
 ]

@@ -167,7 +167,8 @@ class TokenFile:
     credentialInterfaces = (IToken,)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.path.abspath(path)
+        #: The absolute path of the file.
+        self.path = os.path.abspath(path)
         self._read()
 
     def requestAvatarId(self, credentials: IToken) -> Deferred[bytes | tuple[()]]:
@@ -175,7 +176,7 @@ class TokenFile:
         return maybeDeferred(lambda: TokenChecker(self._read()).requestAvatarId(credentials))
 
     def _read(self) -> dict[str, str]:
-        with open(self._path, encoding="utf-8") as file:
+        with open(self.path, encoding="utf-8") as file:
             lines = file.read().splitlines()
         tokens = {}
         for number, line in enumerate(lines, 1):
@@ -184,7 +185,7 @@ class TokenFile:
             token, _, identity = line.strip().partition(" ")
             if not identity.strip():
                 text = f"line {number} is not a token and, after a space, whose it is"
-                raise ValueError(f"{self._path}: {text}")
+                raise ValueError(f"{self.path}: {text}")
             tokens[token] = identity.strip()
         return tokens
 

@@ -130,8 +130,9 @@ class RPCServerFactory(Factory):
         self.wants_login = portal is not None
         #: Whether callers have to show who they are: by a login, or by a certificate.
         self.knows_callers = portal is not None or tls_client_ca is not None
-        tls = server_options(tls_cert, tls_key, tls_client_ca)
-        self._around = None if tls is None else tls_around(tls, reactor)
+        self._tls_files = (tls_cert, tls_key, tls_client_ca)
+        self._around: Callable[[Protocol], Protocol] | None = None
+        self.reload()
         self._context = self._make_context(served, on_exit)
         #: The connections that are open.
         self.connections: set[RPCProtocol] = set()
@@ -140,6 +141,16 @@ class RPCServerFactory(Factory):
         # Connections over the limit, while they are being refused.
         self._refused: set[OverLimitProtocol] = set()
         self._is_draining = False
+
+    def reload(self) -> None:
+        """Read the TLS files again; new connections use them.
+
+        Raises:
+            OSError, ValueError: they cannot be used; the old ones stay in use.
+        """
+        tls = server_options(*self._tls_files)
+        if tls is not None:
+            self._around = tls_around(tls, self._reactor)
 
     def _make_context(
         self,
@@ -370,6 +381,14 @@ class RPCServerService(Service):
     def _log_problems(problems: list[Failure]) -> None:
         for problem in problems:
             log.failure("cannot listen", problem)
+
+    def abort(self) -> None:
+        """Close every connection at once, with the calls in flight."""
+        self.factory.abort()
+
+    def reload(self) -> None:
+        """Read the TLS files again; see `RPCServerFactory.reload`."""
+        self.factory.reload()
 
     @override
     def stopService(self) -> Deferred[None]:

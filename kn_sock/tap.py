@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService, MultiService
 from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.portal import Portal
 from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.interfaces import IReactorCore
 from twisted.python import usage
 from typing_extensions import override
 
 import twisted
+from kn_sock._io.clock import use_monotonic_clock
 from kn_sock._observe.access_log import open_access_log
 from kn_sock._observe.stats import Stats
+from kn_sock._server.files import warn_of_readable
 from kn_sock._server.listening import kind_of
 from kn_sock._server.names import load
+from kn_sock._server.signals import Signals
 from kn_sock._server.tls import server_options
 from kn_sock._serving.tables import served_table
 from kn_sock._version import __version__
-from kn_sock.auth import IToken, MethodsRealm
+from kn_sock.auth import IToken, MethodsRealm, TokenFile
 from kn_sock.methods.table import MethodTable
 from kn_sock.options import NO_LIMIT, ServerOptions, declarations
 from kn_sock.server import RPCServerService
@@ -134,6 +139,9 @@ class Options(usage.Options, AuthOptionMixin):
             checker.filename = os.path.abspath(checker.filename)
             if not os.path.isfile(checker.filename):
                 raise usage.UsageError(f"--auth: there is no file {checker.filename}")
+            warn_of_readable(checker.filename, "the passwords in")
+        if isinstance(checker, TokenFile):
+            warn_of_readable(checker.path, "the tokens in")
         # Twisted's "memory" keeps texts, where checkers are asked with bytes.
         if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
             checker.users = {_as_bytes(name): _as_bytes(one) for name, one in checker.users.items()}
@@ -191,6 +199,9 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
         SystemExit: something that the options name cannot be found or used; the text says what.
             twistd answers a usage error with pages of its own help, which would hide it.
     """
+    from twisted.internet import reactor
+
+    use_monotonic_clock(reactor)
     # twistd does not look for modules in the current directory, and leaves it when it daemonises.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -209,7 +220,7 @@ def makeService(options: Options) -> IService:  # twistd looks it up by this nam
         raise SystemExit(f"twistd knsock: --port {problem}") from None
     for service in services[1:]:
         service.exposure = services[0].exposure
-    return CommandLineService([*services, *beside], options.parent)
+    return CommandLineService(services, beside, options.parent)
 
 
 def _observing(options: Options) -> tuple[dict[str, Any], list[IService]]:
@@ -314,15 +325,43 @@ class CommandLineService(MultiService):
     """Runs the servers, and reports in one line why they cannot be started.
 
     Args:
-        services: one for each port, and those beside them.
+        servers: one for each port.
+        beside: other services, which stop after them.
         twistd: the options of twistd itself, or ``None``.
     """
 
-    def __init__(self, services: list[IService], twistd: Any) -> None:
+    def __init__(
+        self, servers: list[RPCServerService], beside: list[IService], twistd: Any
+    ) -> None:
         super().__init__()
         self._twistd = twistd
-        for service in services:
+        self._servers = servers
+        self._beside = beside
+        for service in (*servers, *beside):
             service.setServiceParent(self)
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        if self._twistd is not None:
+            from twisted.internet import reactor
+
+            # By then the reactor has installed its own handlers.
+            signals = Signals(
+                self._servers,
+                reactor,
+                drains_endlessly=self._servers[0].factory.options.drain_timeout is None,
+            )
+            cast(IReactorCore, reactor).callWhenRunning(signals.install)
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        self.running = False
+        # Metrics answer until the calls have ended.
+        stopping = DeferredList([maybeDeferred(one.stopService) for one in self._servers])
+        return stopping.addCallback(
+            lambda _: DeferredList([maybeDeferred(one.stopService) for one in self._beside])
+        ).addCallback(lambda _: None)
 
     @override
     def privilegedStartService(self) -> None:

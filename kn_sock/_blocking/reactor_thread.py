@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock._io.clock import use_monotonic_clock
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock.errors import ConnectionLost, ForkedError
 
@@ -118,6 +119,7 @@ def new_reactor() -> Any:
         break
     # Which thread "the" I/O thread is, is one fact for the whole process; it is not ours to say.
     reactor._registerAsIOThread = False
+    use_monotonic_clock(reactor)
     return reactor
 
 

@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import LogLevel
 
 from kn_sock._display import safe_repr, truncate
+from kn_sock._io.clock import time_of_day
 from kn_sock._observe.peer_log import PeerLog
 from kn_sock._observe.stats import LOST, OK, UNKNOWN, Stats, outcome_of
 from kn_sock.errors import ErrorCode, RPCError, describe_exception, text_of
@@ -108,7 +109,7 @@ class Reports:
             name = request.method if is_known else UNKNOWN
             self.stats.ended(name, outcome, seconds)
         if self._access_log is not None:
-            now = datetime.fromtimestamp(connection.reactor.seconds(), timezone.utc)
+            now = datetime.fromtimestamp(time_of_day(connection.reactor), timezone.utc)
             event = {
                 "time": now.isoformat(timespec="milliseconds"),
                 "peer": connection.peer_text,

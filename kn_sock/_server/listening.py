@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from typing import Any, cast
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
@@ -100,14 +102,19 @@ def as_os_error(failure: Failure) -> Failure:
 
 
 class ExposureWarning:
-    """Warns of a port that everybody in the network can call; once, however many there are."""
+    """Warns of an address where every peer can call; once, however many there are."""
 
     def __init__(self) -> None:
         self._is_given = False
 
     def consider(self, address: IAddress) -> None:
         """Check an address on which every peer may call."""
-        if self._is_given or not is_public(address):
+        if self._is_given:
+            return
+        if isinstance(address, UNIXAddress):
+            self._consider_path(address.name)
+            return
+        if not is_public(address):
             return
         self._is_given = True
         log.warn(
@@ -116,3 +123,18 @@ class ExposureWarning:
             "certificates (tls_client_ca=, --tls-client-ca)",
             address=address_text(address),
         )
+
+    def _consider_path(self, path: Any) -> None:
+        """Check the mode of a Unix socket; Twisted opens it to all users by default."""
+        try:
+            mode = os.stat(path).st_mode
+        except (OSError, TypeError, ValueError):
+            # One of the abstract namespace has neither a path nor a mode.
+            return
+        if mode & stat.S_IWOTH:
+            self._is_given = True
+            log.warn(
+                "every user of this machine can call every function served at {path}: add "
+                ":mode=660 to its endpoint, or have callers log in (portal=, --auth)",
+                path=os.fsdecode(path),
+            )

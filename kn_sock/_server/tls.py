@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from twisted.internet.protocol import Factory, Protocol
 
+from kn_sock._server.files import warn_of_expired, warn_of_readable
+
 _CERTIFICATE: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )
@@ -52,6 +54,8 @@ def server_options(cert: Path | None, key: Path | None, client_ca: Path | None) 
     if client_ca is not None:
         trusted = ssl.trustRootFromCertificates(_certificates(ssl, "tls_client_ca", client_ca))
     key_path = cert if key is None else key
+    warn_of_readable(key_path, "the private key in")
+    warn_of_expired(certificate.original, cert)
     options = ssl.CertificateOptions(
         privateKey=_key(ssl, "tls_cert" if key is None else "tls_key", key_path),
         certificate=certificate.original,
