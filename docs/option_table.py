@@ -6,7 +6,8 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
-from kn_sock.options import ServerOptions, declarations
+from kn_sock._declarations import declarations
+from kn_sock.options import ServerOptions
 
 
 def default_text(field, declaration):

@@ -22,10 +22,10 @@ from kn_sock._blocking.reactor_thread import Outcome, reactor_thread
 from kn_sock._blocking.server import BlockingServer
 from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
+from kn_sock._declarations import check_count
 from kn_sock._serving.context import time_left
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT
 from kn_sock.connection import send_batch
-from kn_sock.options import check_count
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike

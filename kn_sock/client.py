@@ -16,6 +16,7 @@ from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._client.endpoints import EndpointLike, endpoints_for
 from kn_sock._client.failover import Connector, OnConnected
 from kn_sock._client.reconnecting import ReconnectingClient
+from kn_sock._declarations import check_flag
 from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
@@ -28,7 +29,7 @@ from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import DeferredVerbs, RPCConnection
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
-from kn_sock.options import CLIENT_ALIASES, ServerOptions, check_flag, options_from, without_aliases
+from kn_sock.options import CLIENT_ALIASES, ServerOptions, options_from, without_aliases
 from kn_sock.protocol import RPCProtocol
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class ClientFactory(Factory):
             },
             server_options,
             turn,
+            reactor.callLater,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
             self._reports,

@@ -6,6 +6,7 @@ our own, and `Closing` knows how the connection opens and ends.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -43,8 +44,10 @@ from kn_sock._io.watchdogs import IdleWatchdog
 from kn_sock._serving.dispatcher import Dispatcher
 from kn_sock._serving.fastpath import FAST
 from kn_sock._wire.documents import DocumentFramer
+from kn_sock._wire.events import Role
 from kn_sock._wire.framing import Framer, LineFramer
 from kn_sock._wire.session import Session
+from kn_sock._wire.sniffing import HTTP_ANSWER
 from kn_sock.connection import RPCConnection
 
 if TYPE_CHECKING:
@@ -142,8 +145,10 @@ class RPCProtocol(LineReceiver):
         if options.serve_interceptors:
             self._serving.around = ServeInterceptors(self._serving, self).run
         framer = _FRAMERS[options.framing](options.max_line_bytes)
+        is_server = context.role is Role.SERVER
         self._reader = Reader(
-            self, framer, self._session, self._serving, self._outbox, context.turn
+            *(self, framer, self._session, self._serving, self._outbox, context.turn),
+            options.max_containers if is_server else sys.maxsize,
         )
         self._flow = FlowControl(self, self._outbox, options.send_timeout)
         # Called by the transport: without a call of our own in between.
@@ -217,19 +222,9 @@ class RPCProtocol(LineReceiver):
     def _log(self) -> PeerLog:
         return self.context.runner.reports.log
 
-    @property
-    def messages(self) -> int:
-        """How many lines came in."""
-        return self._reader.messages
-
-    @property
-    def received_bytes(self) -> int:
-        """How many bytes came in."""
-        return self._reader.received_bytes
-
     def _make_report(self) -> ConnectionReport:
         reports = self.context.runner.reports
-        return reports.opened(self, self._outbox, self._session, self._serving)
+        return reports.opened(self, self._reader, self._outbox, self._session, self._serving)
 
     # --- what the table of closing asks for -------------------------------------------------------
 
@@ -246,9 +241,13 @@ class RPCProtocol(LineReceiver):
         """Write what was held."""
         self._outbox.release()
 
-    def read_to_end(self) -> None:
-        """Process what was read; the peer sends no more."""
-        self._reader.read_to_end()
+    def read_to_end(self) -> bool:
+        """Process what was read, now or in later turns; the peer sends no more."""
+        return self._reader.read_to_end()
+
+    def read_to_its_end(self) -> None:
+        """All that the peer has sent is processed, and it sends no more."""
+        self._closing.feed(Input.PEER_EOF)
 
     def fail_calls(self, reason: str) -> None:
         """Fail our own calls: no replies come any more."""
@@ -295,13 +294,17 @@ class RPCProtocol(LineReceiver):
         )
         self._is_reported = True
         self.context.runner.reports.refused(protocol.lower())
-        self._closing.feed(Input.ABORT, f"the peer speaks {protocol}")
+        is_answered = protocol == "HTTP" and self.context.role is Role.SERVER
+        if is_answered:
+            self._outbox.put(HTTP_ANSWER)
+        ending = Input.CLOSE if is_answered else Input.ABORT
+        self._closing.feed(ending, f"the peer speaks {protocol}")
 
     # --- how much is read and written -------------------------------------------------------------
 
-    def set_peer_reads(self, reads: bool) -> None:
-        """Begin nothing new while the peer does not read what is written to it."""
-        self._serving.set_peer_reads(reads)
+    def set_peer_reads(self, reads: bool, unsent: int = 0) -> None:
+        """Begin nothing new while the peer does not read, and so many bytes are unsent."""
+        self._serving.set_peer_reads(reads, unsent)
 
     @property
     def awaits_replies(self) -> bool:

@@ -19,6 +19,7 @@ from twisted.python import usage
 from typing_extensions import override
 
 import twisted
+from kn_sock._declarations import NO_LIMIT, declarations
 from kn_sock._io.clock import use_monotonic_clock
 from kn_sock._observe.access_log import open_access_log
 from kn_sock._observe.stats import Stats
@@ -31,7 +32,7 @@ from kn_sock._serving.tables import served_table
 from kn_sock._version import __version__
 from kn_sock.auth import IToken, MethodsRealm, TokenFile
 from kn_sock.methods.table import MethodTable
-from kn_sock.options import NO_LIMIT, ServerOptions, declarations
+from kn_sock.options import ServerOptions
 from kn_sock.server import RPCServerService
 
 __all__ = ["Options", "makeService"]

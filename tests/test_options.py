@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
+from kn_sock._declarations import check_count, check_seconds, declarations
 from kn_sock.options import (
     CLIENT_ALIASES,
     SERVER_ALIASES,
     ServerOptions,
-    check_count,
-    check_seconds,
-    declarations,
     default_threads,
     without_aliases,
 )
@@ -130,6 +128,9 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "max_line_bytes": ("2048", 2048),
     "max_pending": ("7", 7),
     "max_batch": ("8", 8),
+    "max_containers": ("20000", 20_000),
+    "max_buffered_bytes": ("1000000", 1_000_000),
+    "max_total_buffered_bytes": ("2000000", 2_000_000),
     "max_connections": ("9", 9),
     "threads": ("3", 3),
     "call_timeout": ("1.5", 1.5),

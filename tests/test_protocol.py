@@ -73,9 +73,13 @@ class Server:
 
     def send(self, data: bytes) -> list[Any]:
         """Send bytes, let everything settle, and give the replies that came since, decoded."""
+        self.send_all(data)
+        return self.replies()
+
+    def send_all(self, data: bytes) -> None:
+        """Send bytes, and let everything settle."""
         self.wire.write(data)
         self.network.pump()
-        return self.replies()
 
     def replies(self) -> list[Any]:
         received, self.peer.received = self.peer.received, b""
@@ -161,7 +165,7 @@ def test_an_over_long_line_is_answered_at_once_and_skipped(make_server: MakeServ
     assert (reply["id"], reply["result"]) == (7, 3)
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT", "get", "PROPFIND", "Brew"])
 def test_a_peer_that_speaks_http_is_closed_before_anything_is_run(
     make_server: MakeServer, method: str
 ) -> None:
@@ -169,7 +173,9 @@ def test_a_peer_that_speaks_http_is_closed_before_anything_is_run(
     server = make_server({"run": lambda: ran.append(1)})
     body = request(1, "run", [])
     head = f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-    assert server.send(head.encode() + body) == []
+    server.send_all(head.encode() + body)
+    assert bytes(server.peer.received).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert bytes(server.peer.received).endswith(b"JSON-RPC over TCP (kn_sock), and no HTTP.\n")
     assert server.peer.is_closed
     assert ran == []
 
@@ -179,7 +185,7 @@ def test_an_http_request_with_an_over_long_first_line_is_closed_too(
 ) -> None:
     ran: list[int] = []
     server = make_server({"run": lambda: ran.append(1)}, max_line_bytes=1024)
-    server.send(b"POST /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n" + request(1, "run", []))
+    server.send_all(b"POST /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n" + request(1, "run", []))
     assert server.peer.is_closed
     assert ran == []
 
@@ -197,6 +203,8 @@ CLIENT_HELLO = bytes.fromhex("16030100f1010000ed0303") + bytes(range(32, 64))
         (bytes.fromhex("15030100020228"), "TLS"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + request(1, "run", []), "HTTP"),
         (b"OPTIONS /", "HTTP"),
+        (b"propfind http://" + b"a" * 64, "HTTP"),
+        (b"connect localhost:80 HTTP/1.1\r\n", "HTTP"),
         (b"\r\n\n\r\n" * 5 + b"POST /", "HTTP"),
     ],
 )
@@ -206,7 +214,8 @@ def test_another_protocol_is_known_by_its_first_bytes(
     ran: list[int] = []
     server = make_server({"run": lambda: ran.append(1)})
     server.wire.chunk_bytes = chunk_bytes
-    assert server.send(sent) == []
+    server.send_all(sent)
+    assert bytes(server.peer.received).startswith(b"HTTP/1.1 400") is (name == "HTTP")
     assert server.peer.is_closed
     assert ran == []
     assert logged_lines == [f"127.0.0.1:50000 speaks {name}: closed, nothing was run"]
@@ -275,14 +284,22 @@ def test_white_space_alone_is_a_blank_line(make_server: MakeServer) -> None:
     assert [reply["id"] for reply in server.send(b" \t\r\n\r\n" + request(1))] == [1]
 
 
-def test_more_than_a_turns_worth_is_handled_in_turns(make_server: MakeServer) -> None:
+def test_more_than_a_turns_worth_is_handled_in_turns(
+    make_server: MakeServer, network: MemoryNetwork
+) -> None:
     turns: list[int] = []
-    server = make_server({"turn": in_reactor(lambda: turns.append(1))})
+
+    @in_reactor
+    def turn() -> None:
+        turns.append(1)
+        network.reactor.advance(0.001)
+
+    server = make_server({"turn": turn})
     other = server.connect()
     other_wire = server.network.wires[-1]
     server.wire.write(b"".join(request(n, "turn", []) for n in range(2000)))
     server.wire.deliver()
-    assert 0 < len(turns) < 2000
+    assert len(turns) == 10
     other_wire.write(request(1, "rpc.ping", []))
     other_wire.deliver()
     other_wire.peer.deliver()
@@ -372,7 +389,7 @@ def test_a_peer_that_speaks_http_is_closed_whatever_the_framing(
     ran: list[int] = []
     server = make_server({"run": lambda: ran.append(1)}, framing="documents")
     server.wire.chunk_bytes = chunk_bytes
-    assert server.send(line + b"Host: localhost\r\n\r\n" + request(1, "run", [])) == []
+    server.send_all(line + b"Host: localhost\r\n\r\n" + request(1, "run", []))
     assert server.peer.is_closed
     assert ran == []
 
@@ -836,9 +853,14 @@ def test_a_method_that_exits_stops_the_process_and_is_answered(
 
 
 def test_a_drain_ends_although_lines_were_left_over_for_later_turns(
-    make_server: MakeServer,
+    make_server: MakeServer, network: MemoryNetwork
 ) -> None:
-    server = make_server({"add": add})
+    @in_reactor
+    def add_slowly(a: int, b: int) -> int:
+        network.reactor.advance(0.0001)
+        return a + b
+
+    server = make_server({"add": add_slowly})
     server.wire.write(b"".join(request(n) for n in range(1200)))
     server.wire.deliver()
     drained = server.factory.drain()

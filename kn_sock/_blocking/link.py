@@ -15,9 +15,9 @@ from twisted.python.failure import Failure
 from kn_sock._blocking.future import CallFuture
 from kn_sock._calling.call import ClientCall, Resend
 from kn_sock._client.reconnecting import ReconnectingClient
+from kn_sock._declarations import check_flag
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
-from kn_sock.options import check_flag
 
 if TYPE_CHECKING:
     from kn_sock._blocking.reactor_thread import Outcome, ReactorThread

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from kn_sock.options import check_flag, check_seconds, options_from
+from kn_sock._declarations import check_flag, check_seconds
+from kn_sock.options import options_from
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from kn_sock._declarations import check_seconds
 from kn_sock._io.transport import place_of
 from kn_sock.errors import ConnectFailed, ConnectRefused, LoginFailed
-from kn_sock.options import check_seconds
 
 P = TypeVar("P")
 

@@ -10,10 +10,10 @@ from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamC
 
 from kn_sock._client.credentials import Credentials, CredentialsLike, refusal_text
 from kn_sock._client.dialer import Progress, dial, none_of
+from kn_sock._declarations import check_seconds
 from kn_sock._io.tls import handshake_problem
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ConnectFailed, ConnectionLost, LoginFailed, RPCError
-from kn_sock.options import check_seconds
 
 if TYPE_CHECKING:
     from kn_sock.protocol import RPCProtocol

@@ -15,9 +15,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kn_sock._declarations import check_seconds
 from kn_sock._observe.peer_log import PeerLog
 from kn_sock.errors import LoginFailed
-from kn_sock.options import check_seconds
 
 if TYPE_CHECKING:
     from kn_sock.protocol import RPCProtocol

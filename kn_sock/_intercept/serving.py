@@ -184,11 +184,16 @@ class _Innermost:
         self._result: Any = None
         self._error: BaseException | None = None
 
-    def _run(self) -> None:
+    def _run(self, lane: ConnectionQueue) -> None:
         try:
             self._result = self._function()
         except BaseException as error:
             self._error = error
+
+    def give_up(self, error: RPCError) -> None:
+        """End with an error, before a thread has taken it."""
+        self._error = error
+        self.settle()
 
     def settle(self) -> None:
         """Pass the outcome to the innermost interceptor. Reactor: its thread."""

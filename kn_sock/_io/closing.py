@@ -72,8 +72,12 @@ class Closable(Protocol):
     def release_output(self) -> None:
         """Write what was held."""
 
-    def read_to_end(self) -> None:
-        """Process what was read; the peer sends no more."""
+    def read_to_end(self) -> bool:
+        """Process what was read; the peer sends no more.
+
+        Returns:
+            Whether all is processed; if not, `Input.PEER_EOF` follows again when it is.
+        """
 
     def fail_calls(self, reason: str) -> None:
         """Fail our own calls: no replies come any more."""
@@ -225,7 +229,8 @@ def _note_eof(closing: Closing) -> None:
 
 
 def _read_to_end(closing: Closing) -> None:
-    closing._connection.read_to_end()
+    if not closing._connection.read_to_end():
+        return
     # Before calls fail: what is called then must not go out over this connection.
     closing.peer_is_done = True
     closing._connection.fail_calls("the peer sends no more")

@@ -24,8 +24,8 @@ class Flowing(Protocol):
     def wants_more(self) -> bool:
         """Whether what comes in can be processed."""
 
-    def set_peer_reads(self, reads: bool) -> None:
-        """Begin nothing new while the peer does not read what is written to it."""
+    def set_peer_reads(self, reads: bool, unsent: int = 0) -> None:
+        """Begin nothing new while the peer does not read, and so many bytes are unsent."""
 
     def stalled(self) -> None:
         """Disconnect a peer that accepts no data."""
@@ -63,7 +63,7 @@ class FlowControl:
                 connection.reactor, self._send_timeout, self._count_accepted, connection.stalled
             )
         self._watchdog.begin()
-        self._connection.set_peer_reads(False)
+        self._connection.set_peer_reads(False, unsent_bytes(self._connection.transport))
 
     def resumeProducing(self) -> None:
         """The peer reads again."""

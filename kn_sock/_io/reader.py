@@ -6,13 +6,18 @@ that wait for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
-from typing import TYPE_CHECKING, Any, Final, Protocol
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from kn_sock._wire.decoding import LONG_BYTES, UNREADABLE, decode_long, decode_message
+from kn_sock._io.neighbours import Reads, Serves
+from kn_sock._io.rest import Rest, Work
+from kn_sock._wire.decoding import UNREADABLE, decode_long, decode_message
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.events import (
     Answered,
@@ -25,8 +30,16 @@ from kn_sock._wire.events import (
     Stray,
     UnmatchedError,
 )
-from kn_sock._wire.framing import Framer, Line, OverlongLine
-from kn_sock._wire.sniffing import FIRST_BYTES, other_protocol
+from kn_sock._wire.framing import PREFIX_BYTES, Framer, Line, OverlongLine
+from kn_sock._wire.heads import read_head
+from kn_sock._wire.sniffing import Sniffer
+from kn_sock._wire.weight import (
+    HEAVY_BYTES,
+    decoded_bytes,
+    decoded_factor,
+    has_more_containers,
+    packed_bytes,
+)
 from kn_sock.errors import ParseError
 
 if TYPE_CHECKING:
@@ -35,78 +48,11 @@ if TYPE_CHECKING:
     from kn_sock._wire.batches import BatchReply
     from kn_sock._wire.messages import Message
     from kn_sock._wire.session import Session
-    from kn_sock.errors import RPCError
 
 log = Logger()
 
 # An OverlongLine cannot be decoded.
 _UNUSUAL: Final = (*UNREADABLE, TypeError)
-
-# Lines that are processed before other connections have their turn.
-_LINES_PER_TURN: Final = 500
-
-
-class Serves(Protocol):
-    """What serves the peer's requests."""
-
-    path: Any
-    tells_when_idle: bool
-
-    def receive(self, request: Request) -> None:
-        """Begin a call, or hold it back."""
-
-    def receive_refusal(self, refusal: Refusal) -> None:
-        """Answer what was no request."""
-
-    def cancel(self, request_id: Any) -> None:
-        """Cancel a call."""
-
-
-class Calls(Protocol):
-    """Our own calls in flight."""
-
-    @property
-    def queued(self) -> Sized:
-        """Lines that wait for the calls in flight to become fewer."""
-
-    def proceed(self) -> None:
-        """Send what waits for the calls in flight to become fewer."""
-
-    def receive_unmatched(self, error: RPCError) -> None:
-        """Take an error that names no call."""
-
-
-class Reads(Protocol):
-    """The connection that is read."""
-
-    reactor: IReactorTime
-    read_at: float
-
-    @property
-    def outgoing(self) -> Calls | None:
-        """Our own calls in flight; ``None`` until one is made."""
-
-    @property
-    def peer_text(self) -> str:
-        """The peer's address, as text."""
-
-    def calls(self) -> Calls:
-        """Our own calls in flight; made when first needed."""
-
-    def update_reading(self) -> None:
-        """Read on, or pause."""
-
-    def close_when_answered(self) -> None:
-        """Close once every call of the peer has been answered."""
-
-    def refuse(self, protocol: str) -> None:
-        """Disconnect a peer that speaks another protocol."""
-
-    def ignored(self, reason: str) -> None:
-        """Log a reply that belongs to no call."""
-
-    def violated(self, reason: str) -> None:
-        """Disconnect a peer that broke the protocol."""
 
 
 class Reader:
@@ -119,6 +65,7 @@ class Reader:
         dispatcher: serves requests.
         outbox: the connection's.
         turn: collects what is written while lines are processed.
+        max_containers: how many containers a line may have.
     """
 
     __slots__ = (
@@ -126,9 +73,11 @@ class Reader:
         "_connection",
         "_dispatcher",
         "_framer",
+        "_is_at_end",
+        "_max_containers",
         "_outbox",
         "_session",
-        "_start",
+        "_sniffer",
         "_turn",
         "backlog",
         "idle_watchdog",
@@ -145,7 +94,9 @@ class Reader:
         dispatcher: Serves,
         outbox: Outbox,
         turn: WriteCoalescer,
+        max_containers: int = sys.maxsize,
     ) -> None:
+        self._max_containers = max_containers
         self._connection = connection
         self._framer = framer
         self._session = session
@@ -157,10 +108,12 @@ class Reader:
         #: Restarted by whatever comes in; ``None`` without a limit.
         self.idle_watchdog: IdleWatchdog | None = None
         #: Lines that wait until other connections have had their turn.
-        self.backlog: Sequence[Line | OverlongLine] = ()
+        self.backlog: Sequence[Work] = ()
         self._backlog_timer: IDelayedCall | None = None
-        # The first bytes of the stream, until there are enough to recognise the protocol.
-        self._start: bytes | None = b""
+        # Until there are enough bytes to recognise the protocol.
+        self._sniffer: Sniffer | None = Sniffer()
+        # Whether the peer sends no more.
+        self._is_at_end = False
         #: Lines and bytes that came in.
         self.messages = self.received_bytes = 0
 
@@ -170,8 +123,13 @@ class Reader:
             return
         if self.idle_watchdog is not None:
             self.idle_watchdog.heard()
-        if self._start is not None and self._is_foreign(data):
-            return
+        if self._sniffer is not None:
+            protocol = self._sniffer.feed(data)
+            if protocol is not None:
+                self._connection.refuse(protocol)
+                return
+            if self._sniffer.is_done:
+                self._sniffer = None
         lines = self._framer.feed(data)
         self.received_bytes += len(data)
         self.messages += len(lines)
@@ -180,96 +138,145 @@ class Reader:
         else:
             self._process(lines)
 
-    def _is_foreign(self, data: bytes) -> bool:
-        """Look at the first bytes, and disconnect a peer that speaks another protocol."""
-        start = ((self._start or b"") + data.lstrip(b"\r\n"))[:FIRST_BYTES]
-        self._start = start if len(start) < FIRST_BYTES else None
-        name = other_protocol(start)
-        if name is None:
-            return False
-        self._connection.refuse(name)
-        return True
-
-    def _process(self, lines: list[Line | OverlongLine]) -> None:
+    def _process(self, work: Sequence[Work]) -> None:
         connection = self._connection
-        if len(lines) > _LINES_PER_TURN:
-            self.backlog = lines[_LINES_PER_TURN:]
-            del lines[_LINES_PER_TURN:]
-            self._backlog_timer = connection.reactor.callLater(0, self._resume)
-            connection.update_reading()
         connection.read_at = now = connection.reactor.seconds()
         turn = self._turn
         turn.begin_read(now)
         try:
-            self.handle(lines)
+            left = self._handle(work, now + self._dispatcher.turn_seconds)
             outgoing = connection.outgoing
             if outgoing is not None and outgoing.queued:
                 outgoing.proceed()
         finally:
             turn.end_read(self._outbox, now)
-        if self._dispatcher.tells_when_idle:
+        if left and self.is_open:
+            self.backlog = left
+            self._backlog_timer = connection.reactor.callLater(0, self._resume)
+            connection.update_reading()
+        elif self._dispatcher.tells_when_idle:
             connection.close_when_answered()
 
-    def handle(self, lines: Iterable[Line | OverlongLine]) -> None:
+    def handle(self, work: Sequence[Work]) -> None:
         """Decode lines, and pass the messages on, in order."""
-        dispatcher = self._dispatcher
-        messages: list[Message] = []
-        for line in lines:
-            try:
-                # An OverlongLine has no length. The message gets no name: `serve` empties the list.
-                messages.append(
-                    decode_message(line) if len(line) < LONG_BYTES else decode_long(line)  # type: ignore[arg-type]
-                )
-            except _UNUSUAL as problem:
-                if messages:
-                    dispatcher.path.serve(dispatcher, messages, self._receive)
-                    messages = []
-                if not self.is_open:
-                    return
-                self._handle_unusual(line, problem)
-        dispatcher.path.serve(dispatcher, messages, self._receive)
+        self._handle(work, math.inf)
 
-    def _receive(self, message: Message) -> None:
+    def _handle(self, work: Sequence[Work], until: float) -> list[Work]:
+        """Process what was read, in order, and return what is left at that time."""
+        messages: list[Message] = []
+        for place, line in enumerate(work):
+            try:
+                # The others have no length. The message gets no name: `serve` empties the list.
+                if len(line) < HEAVY_BYTES:  # type: ignore[arg-type]
+                    messages.append(decode_message(line))  # type: ignore[arg-type]
+                    continue
+                problem = None
+            except _UNUSUAL as found:
+                problem = found
+            left = self._serve(messages, until)
+            if left or not self.is_open:
+                return [*left, *work[place:]]
+            left = self._handle_odd(line, problem, until)
+            if left or not self.is_open or self._connection.reactor.seconds() >= until:
+                return [*left, *work[place + 1 :]]
+        if messages:
+            self._dispatcher.path.serve(self._dispatcher, messages, self._receive, None, until)
+        return [Rest(messages)] if messages else []
+
+    def _serve(
+        self,
+        messages: list[Message],
+        until: float,
+        reply: BatchReply | None = None,
+        factor: float = 0,
+    ) -> list[Work]:
+        """Pass messages on, in order, and return what is left at that time."""
+        if not messages:
+            return []
+        receive: Callable[[Message], None] = self._receive
+        if reply is not None:
+            receive = partial(self._receive_member, reply, factor)
+        dispatcher = self._dispatcher
+        dispatcher.path.serve(dispatcher, messages, receive, reply, until, factor)
+        return [Rest(messages, reply, factor)] if messages else []
+
+    def _receive(self, message: Message, weight: int = 0) -> None:
         if not self.is_open:
             return
         event = self._session.receive_message(message)
         if type(event) is Answered:
             event.pending.succeed(event.result)
         else:
-            self._dispatch_event(event)
+            self._dispatch_event(event, weight)
 
-    def _handle_unusual(self, line: Line | OverlongLine, problem: BaseException) -> None:
+    def _receive_member(self, reply: BatchReply, factor: float, message: Message) -> None:
+        if self.is_open:
+            weight = int(factor * packed_bytes(message)) if factor else 0
+            self._dispatch_event(self._session.receive_member(message, reply), weight)
+
+    def _handle_odd(self, line: Work, problem: BaseException | None, until: float) -> list[Work]:
+        """Process what is no short message, and return what is left of it at that time."""
+        if isinstance(line, Rest):
+            if line.events is None:
+                return self._serve(line.messages, until, line.reply, line.factor)
+            return self._dispatch_each(line.events, line.factor, until)
+        if not isinstance(line, OverlongLine) and self._has_too_many(line):
+            excess = f"has more containers than max_containers ({self._max_containers:,})"
+            line = OverlongLine(line, excess)
         if isinstance(line, OverlongLine):
             self._dispatch_event(self._session.receive_overlong(line))
-            return
+            return []
+        if problem is None:
+            try:
+                message = decode_long(line)
+            except UNREADABLE as found:
+                problem = found
+            else:
+                self._receive(message, decoded_bytes(line))
+                return []
         batch = self._session.receive_batch(line)
         if batch is None:
             event = self._session.receive_unusual(line, problem)
-            for one in event if isinstance(event, list) else (event,):
-                self._dispatch_event(one)
-            return
+            events = iter(event if isinstance(event, list) else (event,))
+            return self._dispatch_each(events, decoded_factor(line, 1), until)
         messages, reply = batch
-        self._handle_batch(messages, reply)
+        return self._serve(messages, until, reply, decoded_factor(line, len(messages)))
 
-    def _handle_batch(self, messages: list[Message], reply: BatchReply) -> None:
-        def receive(message: Message) -> None:
-            if self.is_open:
-                self._dispatch_event(self._session.receive_member(message, reply))
+    def _has_too_many(self, line: Line) -> bool:
+        """Whether a request has more containers than a line to a server may have."""
+        most = self._max_containers
+        return (
+            has_more_containers(line, most) and not read_head(bytes(line[:PREFIX_BYTES])).is_reply
+        )
 
-        self._dispatcher.path.serve(self._dispatcher, messages, receive, reply)
+    def _dispatch_each(
+        self, events: Iterator[Event[Any] | None], factor: float, until: float
+    ) -> list[Work]:
+        for event in events:
+            is_heavy = factor and isinstance(event, Request)
+            self._dispatch_event(event, int(factor * packed_bytes(event)) if is_heavy else 0)  # type: ignore[arg-type]
+            if self.is_open and self._connection.reactor.seconds() >= until:
+                return [Rest([], None, factor, events)]
+        return []
 
     def _resume(self) -> None:
         self._backlog_timer = None
-        lines, self.backlog = self.backlog, ()
-        self._process([*lines])
-        self._connection.update_reading()
+        work, self.backlog = self.backlog, ()
+        self._process(work)
+        if self.backlog or not self.is_open:
+            return
+        if self._is_at_end:
+            self._connection.read_to_its_end()
+        else:
+            self._connection.update_reading()
 
-    def _dispatch_event(self, event: Event[Any] | None) -> None:
+    def _dispatch_event(self, event: Event[Any] | None, weight: int = 0) -> None:
         if not self.is_open:
             return
         if isinstance(event, Answered):
             event.pending.succeed(event.result)
         elif isinstance(event, Request):
+            event.weight = weight if weight >= HEAVY_BYTES else 0
             self._dispatcher.receive(event)
         elif isinstance(event, Failed):
             event.pending.fail(event.error)
@@ -286,22 +293,34 @@ class Reader:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def read_to_end(self) -> None:
-        """Process what was read; the peer sends no more."""
+    def read_to_end(self) -> bool:
+        """Process what was read; the peer sends no more.
+
+        Returns:
+            Whether all is processed; if not, the connection is notified when it is.
+        """
         if self.backlog:
-            self.handle(self.take_backlog())
+            self._is_at_end = True
+            return False
         if self._framer.unfinished and self.is_open:
             error = ParseError(f"{self._framer.missing_end}; nothing in it was run")
             self._outbox.put(JSONRPC_2.encode_error(None, error))
+        return True
 
-    def settle_from(self, lines: Iterable[Line | OverlongLine]) -> None:
-        """End our own calls whose replies are among these lines; ignore everything else."""
-        for line in lines:
-            if isinstance(line, OverlongLine):
-                event: Any = self._session.receive_overlong(line)
+    def settle_from(self, work: Iterable[Work]) -> None:
+        """End our own calls whose replies are among these; ignore everything else."""
+        for line in work:
+            if isinstance(line, Rest):
+                events: Iterable[Any] = line.events or map(
+                    self._session.receive_message, line.messages
+                )
             else:
-                event = self._session.receive(line)
-            for one in event if isinstance(event, list) else (event,):
+                if isinstance(line, OverlongLine):
+                    event: Any = self._session.receive_overlong(line)
+                else:
+                    event = self._session.receive(line)
+                events = event if isinstance(event, list) else (event,)
+            for one in events:
                 if isinstance(one, Answered):
                     one.pending.succeed(one.result)
                 elif isinstance(one, Failed):
@@ -312,7 +331,7 @@ class Reader:
         self.idle_watchdog = None
         del self._connection
 
-    def take_backlog(self) -> Sequence[Line | OverlongLine]:
+    def take_backlog(self) -> Sequence[Work]:
         """Remove and return the lines that were left for later turns."""
         lines, self.backlog = self.backlog, ()
         if self._backlog_timer is not None:

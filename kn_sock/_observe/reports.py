@@ -60,9 +60,9 @@ class Reports:
 
     # --- connections ------------------------------------------------------------------------------
 
-    def opened(self, connection: Any, outbox: Any, session: Any, serving: Any) -> ConnectionReport:
-        """Register a connection, and the sources of its metrics."""
-        report = ConnectionReport(self, connection, (outbox, session, serving))
+    def opened(self, connection: Any, *parts: Any) -> ConnectionReport:
+        """Register a connection, and the sources of its metrics; see `ConnectionReport`."""
+        report = ConnectionReport(self, connection, *parts)
         if self.stats is not None:
             self.stats.opened(report)
         return report
@@ -129,22 +129,34 @@ class ConnectionReport:
     Args:
         reports: where to.
         connection: which.
-        parts: its outbox, its session, and what serves its calls.
+        reader, outbox, session: its parts.
+        serving: what serves its calls.
     """
 
-    __slots__ = ("_connection", "_outbox", "_reports", "_serving", "_session")
+    __slots__ = ("_connection", "_outbox", "_reader", "_reports", "_serving", "_session")
 
-    def __init__(self, reports: Reports, connection: Any, parts: tuple[Any, Any, Any]) -> None:
+    def __init__(
+        self,
+        reports: Reports,
+        connection: Any,
+        reader: Any,
+        outbox: Any,
+        session: Any,
+        serving: Any,
+    ) -> None:
         self._reports = reports
         self._connection = connection
-        self._outbox, self._session, self._serving = parts
+        self._reader = reader
+        self._outbox = outbox
+        self._session = session
+        self._serving = serving
 
     # What `Stats` asks of it.
 
     @property
     def received_bytes(self) -> int:
         """How many bytes came."""
-        return int(self._connection.received_bytes)
+        return int(self._reader.received_bytes)
 
     @property
     def sent_bytes(self) -> int:
@@ -178,7 +190,7 @@ class ConnectionReport:
             "{received_bytes} bytes in, {sent_bytes} bytes out: {reason}",
             peer=connection.peer_text,
             seconds=round(max(0.0, connection.reactor.seconds() - connection.opened_at), 3),
-            messages=connection.messages,
+            messages=self._reader.messages,
             received_bytes=self.received_bytes,
             sent_bytes=self.sent_bytes,
             reason=reason,

@@ -79,6 +79,6 @@ class Signals:
             try:
                 service.reload()
             except (OSError, ValueError) as problem:
-                log.error("not reloaded, the old ones stay in use: {problem}", problem=str(problem))
+                log.error("not reloaded, the old ones stay in use: {reason}", reason=str(problem))
             else:
                 log.info("reloaded at SIGHUP")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec import UNSET
+
+from kn_sock._serving.budget import Account, Use
 from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock._wire.events import Refusal, Request, id_key
+from kn_sock._wire.weight import pack, unpack
 from kn_sock.errors import ErrorCode, RPCError
 
 if TYPE_CHECKING:
@@ -52,6 +58,8 @@ class Admission:
     Args:
         most: how many calls may be in flight at once.
         running: the calls in flight.
+        account: counts the bytes that the connection's calls take.
+        seconds: the reactor's time.
         run: begins a request.
         put: sends a line.
         refuse: encodes the refusal of a request.
@@ -63,7 +71,9 @@ class Admission:
         self,
         most: int,
         running: Sized,
+        account: Account,
         *,
+        seconds: Callable[[], float],
         run: Callable[[Request], object],
         put: Callable[[bytes], object],
         refuse: Callable[[Request, RPCError], bytes | None],
@@ -72,6 +82,10 @@ class Admission:
     ) -> None:
         self._most = most
         self._running = running
+        self._account = account
+        self._seconds = seconds
+        # When the turn is over in which `proceed` begins what waits.
+        self._until = math.inf
         self._run = run
         self._put = put
         self._refuse = refuse
@@ -100,12 +114,38 @@ class Admission:
         elif not self.is_guarded:
             self._begin(request)
             self.check_capacity()
-        elif len(self._held) >= self._most and self._peer_reads and awaits_replies:
+        elif self._holds_most and self._peer_reads and awaits_replies:
             # Reading continues only for the replies to our own calls.
             self._refuse_in_turn(request, _BUSY)
         else:
+            self._pack(request)
             self._held.append(request)
             self._update_reading()
+
+    def _pack(self, request: Request) -> None:
+        """Keep the arguments of a request that waits as bytes, if they are many."""
+        if not request.weight or request.counted:
+            return
+        request.counted = request.weight
+        # Nested more deeply than they can be packed, they stay as they are.
+        with contextlib.suppress(ValueError):
+            request.packed = pack(request.params, request.kwargs)
+            request.params = request.kwargs = UNSET
+            request.counted = len(request.packed)
+        self._account.add(Use.WAITING, request.counted)
+
+    def _unpack(self, request: Request) -> None:
+        """Restore the arguments of a request whose turn it is."""
+        self._release(request)
+        packed, request.packed = request.packed, None
+        if packed is not None:
+            request.params, request.kwargs = unpack(packed)
+
+    def _release(self, request: Request) -> None:
+        """Count a request no longer: it does not wait any more."""
+        if request.counted:
+            self._account.add(Use.WAITING, -request.counted)
+            request.counted = 0
 
     def receive_refusal(self, refusal: Refusal) -> None:
         """Answer what was no request, at once or in its turn."""
@@ -129,19 +169,28 @@ class Admission:
                 self._put(item.line)
                 return
         elif not item.dialect.answers_in_order:
+            self._unpack(item)
             self._run(item)
             return
         self._in_order.append(item)
         self._run_in_order()
+        if self._in_order and isinstance(item, Request) and self._in_order[-1] is item:
+            self._pack(item)
 
     def _run_in_order(self) -> None:
-        while self._in_order and self._ordered is None and self._peer_reads and not self._is_over:
+        while self._may_run_in_order:
             following = self._in_order.popleft()
             if isinstance(following, Refusal):
                 self._put(following.line)
             else:
                 self._ordered = following
+                self._unpack(following)
                 self._run(following)
+
+    @property
+    def _may_run_in_order(self) -> bool:
+        is_next = bool(self._in_order) and self._ordered is None
+        return is_next and self._peer_reads and not self._is_over and not self._is_turn_over
 
     def _refuse_in_turn(self, request: Request, error: RPCError) -> None:
         line = self._refuse(request, error)
@@ -157,6 +206,7 @@ class Admission:
         for held in self._held:
             if isinstance(held, Request) and held.expects_reply and id_key(held.id) == key:
                 self._held.remove(held)
+                self._release(held)
                 return held
         return None
 
@@ -166,6 +216,7 @@ class Admission:
             self._held.remove(request)
         except ValueError:
             return False
+        self._release(request)
         return True
 
     def answered(self, request: Request) -> None:
@@ -181,6 +232,11 @@ class Admission:
         return [one for one in (*self._held, *self._in_order) if isinstance(one, Request)]
 
     @property
+    def count(self) -> int:
+        """How many messages wait: requests that have not begun, and refusals in their turn."""
+        return len(self._held) + len(self._in_order)
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing waits, and nothing has its turn."""
         return not (self._held or self._in_order or self._ordered)
@@ -189,12 +245,17 @@ class Admission:
         """Whether to read on.
 
         As many requests as may be in flight are held besides, so that a cancellation or an EOF
-        behind them is still read. Past that, reading continues only if our own calls wait for
-        replies, and new requests are refused.
+        behind them is still read. Past that, and without room in the budget, reading continues only
+        if our own calls wait for replies, and new requests are refused.
         """
-        if len(self._held) < self._most:
+        if not self._holds_most:
             return self._peer_reads or awaits_replies
         return self._peer_reads and awaits_replies
+
+    @property
+    def _holds_most(self) -> bool:
+        """Whether as much waits as may."""
+        return len(self._held) >= self._most or not self._account.may_read
 
     def set_peer_reads(self, reads: bool) -> None:
         """Set whether the peer reads what is written to it; if not, nothing new begins."""
@@ -202,7 +263,10 @@ class Admission:
 
     @property
     def _is_full(self) -> bool:
-        return not self._peer_reads or len(self._running) + len(self._in_order) >= self._most
+        in_flight = len(self._running) + len(self._in_order)
+        # One call goes on in any case: what uses up the budget may wait for it.
+        has_room = self._account.may_begin or not in_flight
+        return not (self._peer_reads and in_flight < self._most and has_room)
 
     def check_capacity(self) -> None:
         """Update whether requests are held back."""
@@ -217,12 +281,20 @@ class Admission:
         """Whether the end of a call may let another begin."""
         return self.is_guarded or bool(self._in_order)
 
-    def proceed(self) -> None:
-        """Begin what may begin now."""
+    def proceed(self, until: float) -> bool:
+        """Begin what may begin now; ``False`` if some of it is left at that time."""
+        self._until = until
         self._run_in_order()
-        while self._held and not self._is_full:
+        while self._held and not self._is_full and not self._is_turn_over:
             self._begin(self._held.popleft())
+        is_done = not self._is_turn_over
+        self._until = math.inf
         self.check_capacity()
+        return is_done
+
+    @property
+    def _is_turn_over(self) -> bool:
+        return self._until is not math.inf and self._seconds() >= self._until
 
     def drain(self) -> None:
         """Refuse new calls from now on; those that were read before are run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType
 
 from msgspec import UNSET, Struct
@@ -12,6 +12,12 @@ from msgspec import UNSET, Struct
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.events import Request
 from kn_sock.errors import CallTimeout
+
+if TYPE_CHECKING:
+    from kn_sock._serving.threads import ConnectionQueue
+
+# Results of these types are encoded by the reactor, with the replies to other calls.
+_QUICK: Final = frozenset({int, bool, float, type(None)})
 
 current: ContextVar[ServerCall] = ContextVar("kn_sock.current_call")
 
@@ -73,16 +79,16 @@ class ServerCall(Struct, eq=False, gc=False):
         """Drop the function and its arguments, which may refer to anything."""
         self.function = self.args = self.kwargs = None
 
-    def _run(self) -> None:
-        """Run the function, on a thread."""
+    def _run(self, lane: ConnectionQueue) -> None:
+        """Run the function, on a thread, and encode its result there."""
         function, args, kwargs = self.function, self.args, self.kwargs
         self.function = self.args = self.kwargs = None
         token = current.set(self)
         try:
-            if kwargs:
-                self.result = function(*args, **kwargs)  # type: ignore[misc]  # set by who submits it
-            else:
-                self.result = function(*args)  # type: ignore[misc]  # likewise
+            # They are set by who submits it.
+            result = function(*args, **kwargs) if kwargs else function(*args)  # type: ignore[misc]
+            del args, kwargs
+            self.result = result if type(result) in _QUICK else lane.encode(self, result)
         except BaseException as error:
             # All of them: SystemExit too is the reactor's to act on, not this thread's.
             self.error = error

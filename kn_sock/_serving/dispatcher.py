@@ -7,12 +7,14 @@ a call ends. `fastpath` does the same for common requests, in one loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 
 from kn_sock._serving.admission import NO_METHODS, Admission, Path, may_bypass
+from kn_sock._serving.budget import TURN_SECONDS
 from kn_sock._serving.context import ServerCall, current
 from kn_sock._serving.execution import Execution
 from kn_sock._serving.refusals import too_late
@@ -69,6 +71,9 @@ class Dispatcher:
         "tells_when_idle",
     )
 
+    #: In seconds: the turn of a connection ends after so long.
+    turn_seconds = TURN_SECONDS
+
     def __init__(
         self,
         connection: Connection,
@@ -109,6 +114,8 @@ class Dispatcher:
             admission = self._admission = Admission(
                 self.max_pending,
                 self.calls.running,
+                self.replies.account,
+                seconds=self.connection.reactor.seconds,
                 run=self._run,
                 put=self.outbox.put,
                 refuse=self.replies.encode_refusal,
@@ -235,12 +242,13 @@ class Dispatcher:
         """Set the deadline of a call, and stop reading if it was the last one allowed."""
         if request.deadline is not None:
             self._watch(request, call)
-        if len(self.calls.running) >= self.max_pending:
+        if len(self.calls.running) >= self.max_pending or not self.replies.may_begin:
             self.admission.check_capacity()
 
     def call_settled(self) -> None:
         """Begin what waited for the end of a call."""
-        if self._has_waiting or self.tells_when_idle:
+        lane = self.calls.lane
+        if self._has_waiting or self.tells_when_idle or (lane is not None and lane.is_blocked):
             self.proceed()
 
     def answered(self, request: Request) -> None:
@@ -260,7 +268,7 @@ class Dispatcher:
     @property
     def calls_waiting(self) -> int:
         """How many calls were read, and have not begun."""
-        return len(self._waiting)
+        return 0 if self._admission is None else self._admission.count
 
     @property
     def _waiting(self) -> list[Request]:
@@ -275,9 +283,9 @@ class Dispatcher:
         """Whether to read on."""
         return self._admission is None or self._admission.wants_more(awaits_replies)
 
-    def set_peer_reads(self, reads: bool) -> None:
-        """Begin nothing new while the peer does not read what is written to it."""
-        self.replies.set_peer_reads(reads)
+    def set_peer_reads(self, reads: bool, unsent: int = 0) -> None:
+        """Begin nothing new while the peer does not read, and so many bytes are unsent."""
+        self.replies.set_peer_reads(reads, unsent)
         admission = self.admission
         admission.set_peer_reads(reads)
         if reads:
@@ -300,13 +308,16 @@ class Dispatcher:
             self._must_proceed = True
             return
         self._is_proceeding = self._must_proceed = True
+        reactor = self.connection.reactor
+        until = reactor.seconds() + TURN_SECONDS
         try:
             while self._must_proceed:
                 self._must_proceed = False
-                if self._admission is not None:
-                    self._admission.proceed()
+                if self._admission is not None and not self._admission.proceed(until):
+                    reactor.callLater(0, self.proceed)
         finally:
             self._is_proceeding = False
+        self.calls.open_lane()
         if self.tells_when_idle and self.is_idle:
             self.connection.serving_is_idle()
 
@@ -320,11 +331,12 @@ class Dispatcher:
         """Cancel the calls in flight: the connection has ended."""
         if self.is_over:
             return
-        self.is_over = self.replies.is_over = True
+        self.is_over = True
         self._update_fast_path()
         running = list(self.calls.running.values())
         begun = [call.own_request() for call in running if not call.is_answered]
         waiting = self._waiting
+        self.replies.close()
         if begun or waiting or self.replies.has_reports:
             self.replies.reports.end([*begun, *waiting])
         if self._admission is not None:
@@ -351,9 +363,16 @@ def _serve_each(
     messages: list[Message],
     slow_path: Callable[[Message], object],
     batch: BatchReply | None = None,
+    until: float = math.inf,
+    factor: float = 0,
 ) -> None:
-    for message in messages:
+    clock = dispatcher.connection.reactor.seconds
+    waiting = iter(messages)
+    for message in waiting:
         slow_path(message)
+        if clock() >= until:
+            break
+    messages[:] = waiting
     if batch is not None:
         dispatcher.replies.end_batch(batch)
 
@@ -363,6 +382,8 @@ def _deliver_each(dispatcher: Dispatcher) -> None:
     # Those that end meanwhile are announced again, so that other connections have their turn.
     for _ in range(len(ended)):
         dispatcher.calls.end_job(ended.popleft())
+    if dispatcher.calls.own_lane().is_blocked:
+        dispatcher.proceed()
 
 
 #: Serves each request by itself.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import ReferenceType, ref
 
@@ -13,8 +14,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kn_sock._observe.stats import outcome_of
+from kn_sock._serving.budget import Use
 from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
+from kn_sock._serving.results import EncodedResult, encode_in_thread
 from kn_sock._serving.runner import CANCELLED, Runner
 from kn_sock._wire.events import Request, id_key
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
@@ -203,8 +206,32 @@ class Execution:
     def own_lane(self) -> ConnectionQueue:
         """Return the place among the connections that wait for threads; most never need one."""
         if self.lane is None:
-            self.lane = self.runner.new_lane(self._owner.deliver)
+            account, limit = self.replies.account, self.runner.options.max_line_bytes
+            encode = partial(encode_in_thread, limit=limit, account=account)
+            self.lane = self.runner.new_lane(self._owner.deliver, account, encode)
         return self.lane
+
+    def open_lane(self) -> None:
+        """Let threads go on, if they have stopped for lack of room for results and there is some.
+
+        Where everything in flight waits for a thread, one goes on in any case: the replies to
+        batches take room until their last member has run.
+        """
+        lane = self.lane
+        if lane is None or not lane.is_blocked:
+            return
+        if not self.replies.account.may_finish:
+            if len(lane.waiting) < len(self.running) or self.replies.is_paused:
+                return
+            lane.passes = 1
+        try:
+            self.runner.resume(lane)
+        except Exception as problem:
+            for job in [*lane.waiting]:
+                if isinstance(job, ServerCall):
+                    self.end_waiting(job, no_thread(problem))
+                elif lane.withdraw(job):
+                    job.give_up(no_thread(problem))
 
     def end_job(self, job: Any) -> None:
         """Answer a call whose function has ended in a thread. Never raises."""
@@ -220,7 +247,11 @@ class Execution:
         result, error = call.result, call.error
         # They may lead back to the call.
         call.result = call.error = None
-        if error is None and type(result) not in _PLAIN_TYPES and is_awaitable(result):
+        if type(result) is EncodedResult:
+            if result.counted:
+                self.replies.account.add(Use.RESULTS, -result.counted)
+            error = result.error
+        elif error is None and type(result) not in _PLAIN_TYPES and is_awaitable(result):
             if not isinstance(result, Deferred):
                 self._await_on_reactor(call, result)
                 return
@@ -274,6 +305,9 @@ class Execution:
         running[call if key is None else key] = call
         if request.since is None:
             request.since = self.connection.read_at
+        if request.weight and not request.counted:
+            request.counted = request.weight
+            self.replies.account.add(Use.CALLS, request.weight)
         self._owner.call_begun(request, call)
 
     def _end_call(self, call: ServerCall, result: Any, error: BaseException | None) -> None:
@@ -297,6 +331,10 @@ class Execution:
         """Remove a call that has been answered, and begin what waited for it."""
         self.running.pop(call if call.key is None else call.key, None)
         call.is_in_thread = False
+        request = call.request
+        if request is not None and request.counted:
+            self.replies.account.add(Use.CALLS, -request.counted)
+            request.counted = 0
         if self._awaited is not None:
             self._awaited.pop(call, None)
         self._owner.call_settled()

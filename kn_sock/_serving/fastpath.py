@@ -7,6 +7,7 @@ result is finished by the dispatcher. This is the hot path: measure every change
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,24 +33,34 @@ def serve(
     messages: list[Message],
     slow_path: Callable[[Message], object],
     batch: BatchReply | None = None,
+    until: float = math.inf,
+    factor: float = 0,
 ) -> None:
     """Serve the messages of one read, in order.
 
     Args:
         dispatcher: serves the calls of the connection.
-        messages: what was read; the list is emptied, so that nothing keeps the messages alive.
+        messages: what was read; what has been served is removed, so that nothing keeps it alive.
         slow_path: called with each message that is not a common request, in its turn.
         batch: collects the replies, if the messages are the members of a batch.
+        until: when the turn is over, in the reactor's seconds.
+        factor: not 0 if each message has to be weighed, on the slow path.
     """
     calls, outbox, records = dispatcher.calls, dispatcher.outbox, dispatcher.replies.records
     replies = outbox.replies if batch is None else batch.plain
     running, connection = calls.running, calls.connection_ref or calls.own_ref()
     runner, lane, since = dispatcher.runner, calls.lane, dispatcher.connection.read_at
+    clock, is_timed = dispatcher.connection.reactor.seconds, len(messages) > 1
     submit = (runner.pool or runner).submit if runner.uses_threads else None
-    for message in messages:
+    waiting, left = iter(messages), []
+    for message in waiting:
+        if is_timed and clock() >= until:
+            left = [message, *waiting]
+            break
         method = dispatcher.fast_methods.get(message.method)  # type: ignore[arg-type]  # or UNSET
         if (
             method is None
+            or factor
             or message.jsonrpc != "2.0"
             or message.id is UNSET
             or not (message.kwargs is message.timeout is message.traceparent is UNSET)
@@ -119,7 +130,7 @@ def serve(
         if records is not None:
             records.ended(call.own_request())
     # A traceback that keeps this frame must not keep the messages.
-    del messages[:]
+    messages[:] = left
     message = None  # type: ignore[assignment]
     if batch is not None:
         dispatcher.replies.end_batch(batch)
@@ -138,7 +149,7 @@ def deliver(dispatcher: Dispatcher) -> None:
             not call.is_common
             or call.error is not None
             or dispatcher.is_over
-            or dispatcher.replies.bytes_while_paused is not None
+            or dispatcher.replies.is_paused
             or not ((type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result))
         ):
             calls.end_job(call)
@@ -152,6 +163,8 @@ def deliver(dispatcher: Dispatcher) -> None:
             records.ended(call.own_request())
         if dispatcher.fast_methods is NO_METHODS or dispatcher.tells_when_idle:
             dispatcher.proceed()
+    if calls.own_lane().is_blocked:
+        dispatcher.proceed()
 
 
 #: Serves common requests in one loop.

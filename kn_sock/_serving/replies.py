@@ -1,16 +1,20 @@
-"""Replies to the peer's calls: encoded, bounded while the peer does not read, and reported."""
+"""Replies to the peer's calls: encoded, counted while the peer does not read, and reported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kn_sock._observe.reports import CallReports
 from kn_sock._observe.stats import EXIT
+from kn_sock._serving.budget import Account, Use
+from kn_sock._serving.results import EncodedResult
 from kn_sock._serving.runner import ASKS_TO_EXIT
+from kn_sock._wire.answers import within_limit
 from kn_sock._wire.dialects import JSONRPC_2
 from kn_sock._wire.encoding import LEAST_INT, MOST_INT, Success, is_plain
-from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
+from kn_sock._wire.weight import HEAVY_BYTES
+from kn_sock.errors import InternalError, InvalidParams, RPCError
 
 if TYPE_CHECKING:
     from kn_sock._io.outbox import Outbox
@@ -19,12 +23,6 @@ if TYPE_CHECKING:
     from kn_sock._wire.events import Request
     from kn_sock._wire.session import Session
     from kn_sock.methods.signature import Method
-
-# How many of the longest lines may wait for a peer that does not read.
-_UNREAD_LINES: Final = 16
-_UNREAD_ERROR = RPCError(
-    ErrorCode.REPLY_TOO_LONG, "the reply was dropped: too much waits to be read before it"
-)
 
 
 class Connection(Protocol):
@@ -69,12 +67,18 @@ class Owner(Protocol):
     def answered(self, request: Request) -> None:
         """A request has been answered."""
 
+    def proceed(self) -> None:
+        """There is room again."""
+
 
 class _NoOwner:
     """Stands for the owner once the connection has ended."""
 
     def answered(self, request: Request) -> None:
         """Nothing waits for it."""
+
+    def proceed(self) -> None:
+        """Nothing waits for room."""
 
 
 _NO_OWNER = _NoOwner()
@@ -93,14 +97,16 @@ class Replies:
     """
 
     __slots__ = (
+        "_account",
         "_connection",
         "_outbox",
         "_own_reports",
         "_owner",
         "_runner",
         "_session",
-        "bytes_while_paused",
+        "_unread",
         "is_over",
+        "is_paused",
         "methods",
         "records",
     )
@@ -122,11 +128,26 @@ class Replies:
         self.methods: Mapping[str, Method] = runner.methods
         #: Whether the connection has ended: nothing is written any more.
         self.is_over = False
-        #: Bytes of replies since the peer stopped reading; ``None`` while it reads.
-        self.bytes_while_paused: int | None = None
+        #: Whether the peer does not read what is written to it.
+        self.is_paused = False
+        # Bytes of replies that wait for it until it does.
+        self._unread = 0
         self._own_reports: CallReports | None = None
+        self._account: Account | None = None
         #: Where calls that succeed are reported; ``None`` if nobody counts or logs them.
         self.records: CallReports | None = self.reports if runner.reports.wants_all else None
+
+    @property
+    def account(self) -> Account:
+        """Counts the bytes that calls take; made when first needed. Reactor: its thread."""
+        if self._account is None:
+            self._account = Account(self._runner.budget, self._owner.proceed)
+        return self._account
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the budget has room for another call."""
+        return self._account is None or self._account.may_begin
 
     @property
     def has_reports(self) -> bool:
@@ -141,9 +162,19 @@ class Replies:
             reports = self._own_reports = CallReports(self._connection, self._runner.reports)
         return reports
 
-    def set_peer_reads(self, reads: bool) -> None:
-        """Begin or end to count the bytes that wait for the peer."""
-        self.bytes_while_paused = None if reads else self.bytes_while_paused or 0
+    def set_peer_reads(self, reads: bool, unsent: int) -> None:
+        """Begin or end to count the bytes that wait for the peer; so many wait already."""
+        if reads is not self.is_paused:
+            return
+        self.is_paused = not reads
+        change = -self._unread if reads else unsent
+        self._unread += change
+        self.account.add(Use.RESULTS, change)
+
+    def close(self) -> None:
+        """Write and count nothing any more: the connection has ended."""
+        self.is_over = True
+        self.account.close()
 
     def detach(self, connection: Connection) -> None:
         """Replace the connection, which has ended, so that nothing here keeps it alive."""
@@ -158,7 +189,7 @@ class Replies:
             and request.batch is None
             and ((type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result))
             and request.expects_reply
-            and self.bytes_while_paused is None
+            and not self.is_paused
             and self._runner.queues_plain_replies
         ):
             # Encoded together with the other plain replies of this turn of the reactor.
@@ -173,18 +204,22 @@ class Replies:
                 self.records.ended(request)
             return
         try:
-            line = self._session.answer(request, result)
+            if type(result) is EncodedResult:
+                limit = self._runner.options.max_line_bytes
+                line = within_limit(request, result.line, limit, is_result=True)
+            else:
+                line = self._session.answer(request, result)
         except InternalError as problem:
             self.refuse(request, InternalError(f"{request.method}: {problem}"))
             return
+        except RPCError as problem:
+            self.refuse(request, problem)
+            return
         self._note_answered(request)
+        if request.batch is not None:
+            self._count_batch(request.batch)
         if line is not None and not self.is_over:
-            if self.bytes_while_paused is not None:
-                within = self._within_limit(request, line, self.bytes_while_paused)
-                if within is not line:
-                    request.replaced_by = _UNREAD_ERROR
-                line = within
-            self._outbox.put(line)
+            self._put(line)
         if request.replaced_by is not None:
             self._report(request, request.replaced_by)
         elif self.records is not None:
@@ -210,10 +245,10 @@ class Replies:
         if self.is_over:
             return
         line = self._session.refuse(request, error)
+        if request.batch is not None:
+            self._count_batch(request.batch)
         if line is not None:
-            if self.bytes_while_paused is not None:
-                line = self._within_limit(request, line, self.bytes_while_paused)
-            self._outbox.put(line)
+            self._put(line)
 
     def _shown(self, error: InvalidParams) -> RPCError:
         """Return what the caller sees of an error whose text is the application's."""
@@ -231,27 +266,27 @@ class Replies:
         """Send the reply to a batch, if it is complete."""
         if not self.is_over:
             line = batch.line()
+            self._count_batch(batch)
             if line is not None:
-                self._outbox.put(line)
+                self._put(line)
 
     def _note_answered(self, request: Request) -> None:
         if request.number or request.dialect.answers_in_order:
             self._owner.answered(request)
 
-    def _within_limit(self, request: Request, line: bytes, waiting: int) -> bytes:
-        """Return the line, or a short error if too much waits for a peer that does not read."""
-        most = _UNREAD_LINES * self._runner.options.max_line_bytes
-        if waiting + len(line) > most:
-            text = f"the reply was dropped: more than {most:,} bytes wait to be read before it"
-            error = RPCError(ErrorCode.REPLY_TOO_LONG, text)
-            if request.batch is None:
-                instead = self._session.refuse(request, error) or line
-            else:
-                instead = JSONRPC_2.encode_error(None, error)
-            # An error that is as short already stays as it is.
-            line = min(line, instead, key=len)
-        self.bytes_while_paused = waiting + len(line)
-        return line
+    def _put(self, line: bytes) -> None:
+        """Send a line; while the peer does not read, it is counted until it does."""
+        if self.is_paused:
+            self._unread += len(line)
+            self.account.add(Use.RESULTS, len(line))
+        self._outbox.put(line)
+
+    def _count_batch(self, batch: BatchReply) -> None:
+        """Count the replies that wait for the other members of their batch."""
+        size = 0 if batch.is_sent else batch.size
+        if size - batch.counted >= HEAVY_BYTES or (batch.counted and batch.is_sent):
+            self.account.add(Use.RESULTS, size - batch.counted)
+            batch.counted = size
 
     def _report(
         self, request: Request, error: RPCError, raised: BaseException | None = None

@@ -5,18 +5,20 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from kn_sock._observe.reports import Reports, traceback_of
+from kn_sock._serving.budget import Budget
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, Job, Submits, WorkerPool
 from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 
 if TYPE_CHECKING:
     from kn_sock._io.outbox import WriteCoalescer
+    from kn_sock._serving.budget import Account
     from kn_sock._serving.context import ServerCall
     from kn_sock.methods.signature import Method
     from kn_sock.options import ServerOptions
@@ -35,6 +37,7 @@ class Runner:
         methods: by name; ``rpc.ping`` and ``rpc.discover`` among them.
         options: how calls are treated.
         turn: gathers what is written while finished calls are delivered.
+        call_later: the reactor's ``callLater``.
         call_from_thread: the reactor's.
         on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
             that a method raised: it asks for the end of the process.
@@ -46,6 +49,7 @@ class Runner:
         methods: Mapping[str, Method],
         options: ServerOptions,
         turn: WriteCoalescer,
+        call_later: Callable[..., object],
         call_from_thread: Callable[..., object],
         on_exit: Callable[[BaseException], object],
         reports: Reports | None = None,
@@ -58,14 +62,23 @@ class Runner:
         self.queues_plain_replies = options.max_line_bytes >= PLAIN_BYTES
         self.uses_threads = options.executor is not None or options.threads > 0
         self._turn = turn
+        #: The bytes that calls of all connections may take.
+        self.budget = Budget(
+            options.max_total_buffered_bytes, options.max_buffered_bytes, call_later
+        )
         self._finished = CompletionNotifier(call_from_thread, self._deliver)
         self._executor: Submits | None = options.executor
         #: The threads, once there has been need of them, and no executor of the caller's own.
         self.pool: WorkerPool | None = None
 
-    def new_lane(self, done: Callable[[], object]) -> ConnectionQueue:
+    def new_lane(
+        self,
+        done: Callable[[], object],
+        account: Account,
+        encode: Callable[[Any, Any], Any],
+    ) -> ConnectionQueue:
         """Make the place of one connection among those that wait for threads."""
-        return ConnectionQueue(self._finished, done)
+        return ConnectionQueue(self._finished, done, account, encode)
 
     def submit(self, job: Job, lane: ConnectionQueue) -> None:
         """Run a job on a worker thread.
@@ -88,6 +101,14 @@ class Runner:
                 if lane.withdraw(job):
                     text = str(problem) or type(problem).__name__
                     raise RuntimeError(text) from problem
+
+    def resume(self, lane: ConnectionQueue) -> None:
+        """Let threads go on with a lane that is blocked: with one job, if there is no room."""
+        lane.is_blocked = False
+        if self.pool is not None:
+            self.pool.resume(lane)
+        elif self._executor is not None:
+            lane.resume_in(self._executor)
 
     def _deliver(self, lanes: deque[ConnectionQueue]) -> None:
         self._turn.hold()

@@ -11,13 +11,16 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from kn_sock._serving.budget import Account
 
 
 class Job(Protocol):
     """What runs on a worker thread."""
 
-    def _run(self) -> object:
+    def _run(self, lane: ConnectionQueue, /) -> object:
         """Run there; it must not raise."""
 
 
@@ -31,18 +34,46 @@ class Submits(Protocol):
 class ConnectionQueue:
     """The jobs of one connection: those that wait for a thread, and those that have ended.
 
-    Popping a job transfers ownership.
+    Popping a job transfers ownership. While there is no room for results, no job is begun.
 
     Args:
         finished: brings those that have ended to the reactor's thread.
-        done: called there when there are some, in ``ended``.
+        done: called there when there are some, in ``ended``, or when the lane is blocked.
+        account: counts the results.
+        encode: encodes the result of a job in its thread.
     """
 
-    __slots__ = ("_done", "ended", "finished", "has_ended", "is_queued", "waiting")
+    __slots__ = (
+        "_done",
+        "_skipped",
+        "account",
+        "encode",
+        "ended",
+        "finished",
+        "has_ended",
+        "is_blocked",
+        "is_queued",
+        "passes",
+        "waiting",
+    )
 
-    def __init__(self, finished: CompletionNotifier, done: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        finished: CompletionNotifier,
+        done: Callable[[], object],
+        account: Account,
+        encode: Callable[[Any, Any], Any] = lambda job, result: result,
+    ) -> None:
         self.finished = finished
         self._done = done
+        self.account = account
+        self.encode = encode
+        #: Whether threads have stopped for lack of room; the reactor resumes it.
+        self.is_blocked = False
+        #: How many jobs are begun although there is no room.
+        self.passes = 0
+        # One for each time that an executor ran nothing, for lack of room.
+        self._skipped: deque[None] = deque()
         self.waiting: deque[Any] = deque()
         # Whether it has its place among the lanes that wait for a thread.
         self.is_queued = False
@@ -52,14 +83,41 @@ class ConnectionQueue:
 
     def run_next(self) -> None:
         """Run the job that has waited longest, if there is one. Any thread."""
+        if self.account.total and not self.may_begin():
+            self._skipped.append(None)
+            self.block()
+            return
         try:
             job = self.waiting.popleft()
         except IndexError:
             # It was withdrawn.
             return
-        job._run()
+        job._run(self)
         self.ended.append(job)
         self.finished.add(self)
+
+    def may_begin(self) -> bool:
+        """Whether the next job may begin. Any thread."""
+        if self.passes:
+            self.passes = 0
+            return True
+        return self.account.may_finish
+
+    def block(self) -> None:
+        """Begin no job until the reactor finds room. Any thread."""
+        self.is_blocked = True
+        # It looks now, as room may have been made before that line.
+        self.finished.add(self)
+
+    def resume_in(self, executor: Submits) -> None:
+        """Submit anew what was not begun. Reactor: its thread.
+
+        Raises:
+            Exception: the executor takes no more.
+        """
+        for _ in range(len(self._skipped)):
+            self._skipped.popleft()
+            executor.submit(self.run_next)
 
     def withdraw(self, job: Job) -> bool:
         """Take a job back; ``False`` when a thread has it already. Any thread."""
@@ -153,6 +211,8 @@ class WorkerPool:
         if is_new:
             self._start_thread()
         lane.waiting.append(job)
+        if lane.is_blocked:
+            return
         if not lane.is_queued:
             lane.is_queued = True
             self._lanes.append(lane)
@@ -164,6 +224,14 @@ class WorkerPool:
         ):
             # The one that was idle has been woken for another job, and may not come back soon.
             self._start_thread()
+
+    def resume(self, lane: ConnectionQueue) -> None:
+        """Queue a lane again that was blocked. Reactor: the reactor's thread only."""
+        if lane.waiting and not lane.is_queued:
+            lane.is_queued = True
+            self._lanes.append(lane)
+            if not self._is_waking and not (self._parked and self._wake()):
+                self._start_thread()
 
     def _wake(self) -> bool:
         """Wake the thread that was parked last; ``False`` if another was quicker."""
@@ -206,6 +274,10 @@ class WorkerPool:
                 self._park(lock)
                 continue
             waiting = lane.waiting
+            if lane.account.total and not lane.may_begin():
+                lane.is_queued = False
+                lane.block()
+                continue
             try:
                 job = waiting.popleft()
             except IndexError:
@@ -229,7 +301,7 @@ class WorkerPool:
                 # nothing.
                 self._start_thread()
             if job is not None:
-                job._run()
+                job._run(lane)
                 lane.ended.append(job)
                 # What it holds must not live on while this thread waits.
                 job = None

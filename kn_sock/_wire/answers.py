@@ -20,11 +20,12 @@ def encode_answer(request: Request, result: Any, limit: int) -> bytes | None:
         limit: the longest line, in bytes.
 
     Raises:
-        InternalError: the result has no JSON form. The request still waits for its answer.
+        RPCError: the result has no JSON form, or is certain to exceed the limit. The request still
+            waits for its answer.
     """
     if not request.expects_reply:
         return None
-    line = request.dialect.encode_result(request.id, result)
+    line = request.dialect.encode_result(request.id, result, limit)
     if len(line) > limit or request.batch is not None:
         return within_limit(request, line, limit, is_result=True)
     return line

@@ -9,7 +9,7 @@ from kn_sock._wire.encoding import PLAIN_BYTES, Success, encode_plain_members, r
 class BatchReply:
     """The replies to one batch, collected until the last has arrived."""
 
-    __slots__ = ("awaited", "limit", "parts", "plain", "room", "size")
+    __slots__ = ("awaited", "counted", "is_sent", "limit", "parts", "plain", "room", "size")
 
     def __init__(self, awaited: int, limit: int) -> None:
         self.awaited = awaited
@@ -18,6 +18,9 @@ class BatchReply:
         # Plain replies, encoded all at once; ``awaited`` counts each as it is appended.
         self.plain: list[Success] = []
         self.size = 0
+        #: For how many bytes it is counted now.
+        self.counted = 0
+        self.is_sent = False
         # How many more may be appended before `has_room` must be called; each counts as the longest
         # until it is encoded.
         self.room = limit // PLAIN_BYTES
@@ -48,6 +51,7 @@ class BatchReply:
         """Return the encoded reply, or ``None`` while members are pending, or without any reply."""
         if self.awaited:
             return None
+        self.is_sent = True
         if self.plain:
             self.parts.append(encode_plain_members(self.plain))
             self.plain.clear()

@@ -5,6 +5,7 @@ A dialect is one object. A new one is a class and a line in `DIALECTS`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
@@ -65,11 +66,14 @@ class Dialect:
         """
         raise NotImplementedError
 
-    def encode_result(self, request_id: RequestId | UnsetType, result: Any) -> bytes:
+    def encode_result(
+        self, request_id: RequestId | UnsetType, result: Any, limit: int = sys.maxsize
+    ) -> bytes:
         """Return a successful reply with its newline.
 
         Raises:
             InternalError: the result has no JSON form; the text names the reason.
+            RPCError: it is certain to be longer than *limit* bytes; not all of it was encoded.
         """
         raise NotImplementedError
 
@@ -151,8 +155,10 @@ class JsonRpc2(Dialect):
         return encode_arguments(message, method, args, kwargs)
 
     @override
-    def encode_result(self, request_id: RequestId | UnsetType, result: Any) -> bytes:
-        return encode_reply(Success("2.0", request_id, result), result)
+    def encode_result(
+        self, request_id: RequestId | UnsetType, result: Any, limit: int = sys.maxsize
+    ) -> bytes:
+        return encode_reply(Success("2.0", request_id, result), result, limit)
 
     @override
     def encode_error(self, request_id: RequestId | UnsetType, error: RPCError) -> bytes:
@@ -198,8 +204,10 @@ class JsonRpc1(Dialect):
         return encode_arguments(_PairRequest(request_id, method, args), method, args, kwargs)
 
     @override
-    def encode_result(self, request_id: RequestId | UnsetType, result: Any) -> bytes:
-        return encode_reply(_PairReply(request_id, result, None), result)
+    def encode_result(
+        self, request_id: RequestId | UnsetType, result: Any, limit: int = sys.maxsize
+    ) -> bytes:
+        return encode_reply(_PairReply(request_id, result, None), result, limit)
 
     @override
     def encode_error(self, request_id: RequestId | UnsetType, error: RPCError) -> bytes:
@@ -241,8 +249,10 @@ class KnSock03(Dialect):
         return encode_arguments(_PlainRequest(method, args, kwargs), method, args, kwargs)
 
     @override
-    def encode_result(self, request_id: RequestId | UnsetType, result: Any) -> bytes:
-        return encode_reply(_PlainSuccess(result), result)
+    def encode_result(
+        self, request_id: RequestId | UnsetType, result: Any, limit: int = sys.maxsize
+    ) -> bytes:
+        return encode_reply(_PlainSuccess(result), result, limit)
 
     @override
     def encode_error(self, request_id: RequestId | UnsetType, error: RPCError) -> bytes:

@@ -54,6 +54,12 @@ class Request(Struct, eq=False, gc=False):
     number: int = 0
     # The error that was sent in place of its result, if any.
     replaced_by: RPCError | None = None
+    # About how many bytes its arguments take decoded; 0 if they are too few to count.
+    weight: int = 0
+    # Its arguments while it waits, if they are many.
+    packed: bytes | None = None
+    # For how many bytes it is counted now, while it waits or is in flight.
+    counted: int = 0
 
 
 class Cancel(Struct):

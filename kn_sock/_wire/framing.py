@@ -18,12 +18,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class OverlongLine:
-    """Stands in the stream where a line was longer than allowed; carries how that line began."""
+    """Stands in the stream where a line was longer than allowed; carries how that line began.
 
-    __slots__ = ("prefix",)
+    Args:
+        line: the line, or its beginning.
+        excess: what is too much about it, if it is not its length.
+    """
 
-    def __init__(self, line: Line) -> None:
+    __slots__ = ("excess", "prefix")
+
+    def __init__(self, line: Line, excess: str = "") -> None:
         self.prefix = bytes(line[:PREFIX_BYTES])
+        self.excess = excess
 
 
 class Framer:

@@ -51,7 +51,6 @@ from kn_sock.errors import ErrorCode, InternalError, InvalidRequest, RPCError
 if TYPE_CHECKING:
     from kn_sock._wire.messages import Message, RequestId
 
-# If the dialect has ids.
 _NONE_IN_ORDER: deque[int] = deque(maxlen=0)
 
 
@@ -141,7 +140,8 @@ class Session(Generic[P]):
         if head.is_reply:
             text = f"the reply is longer than max_line_bytes ({limit:,}); ask for less"
             return self._fail_unread(head, RPCError(ErrorCode.REPLY_TOO_LONG, text))
-        text = f"the line is longer than max_line_bytes ({limit:,}); nothing in it was run"
+        excess = line.excess or f"is longer than max_line_bytes ({limit:,})"
+        text = f"the line {excess}; nothing in it was run"
         error = RPCError(ErrorCode.REQUEST_TOO_LONG, text)
         return self._unreadable(NoMessageError(error, head.dialect, head.known_id), line.prefix)
 

@@ -114,6 +114,8 @@ class _Reader:
             self._ends_sending = True
         elif mark == "<--":
             self._expected.append(parse(rest.encode()))
+        elif mark == "<-b":
+            self._expected.append(ast.literal_eval(rest))
         elif mark == "<-x":
             self._is_closed = True
         elif line == "in order":

@@ -242,7 +242,12 @@ class Examiner:
         await wire.send(self._pieces(exchange.sent))
         if exchange.ends_sending:
             wire.transport.loseWriteConnection()
-        replies = [_reply(await wire.line()) for _ in exchange.expected]
+        lines = [await wire.line() for _ in exchange.expected]
+        if any(isinstance(one, bytes) for one in exchange.expected):
+            if lines != list(exchange.expected):
+                raise _Differs("not the lines that were expected")
+            return
+        replies = [_reply(line) for line in lines]
         if in_order:
             if not all(map(is_reply, exchange.expected, replies)):
                 raise _Differs("not the replies that were expected, or in another order")

@@ -71,8 +71,8 @@ def test_each_figure_is_a_metric(network: MemoryNetwork, registry: CollectorRegi
         assert value(name) == 0
     for name in ("late_replies", "cancellations", "deadline_drops", "failed_logins"):
         assert value(f"{name}_total") == 0
-    protocol = pair.wire.peer.protocol
-    assert value("received_bytes_total") == protocol.received_bytes > 0
+    reader = pair.wire.peer.protocol._reader
+    assert value("received_bytes_total") == reader.received_bytes > 0
     pair.wire.write(b"GET / HTTP/1.1\r\n")
     other = connected_pair(FUNCS, network=MemoryNetwork(), metrics=registry)
     other.wire.write(b"GET / HTTP/1.1\r\n")

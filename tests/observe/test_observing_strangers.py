@@ -126,16 +126,3 @@ def test_a_peer_that_speaks_tls_is_counted_and_one_warning(
     (event,) = of_server(log_events.take())
     assert event["log_level"].name == "warn"
     assert stats.refused == {"tls": 1}
-
-
-def test_a_reply_that_is_dropped_as_nothing_is_read_has_failed(
-    network: MemoryNetwork, log_events: Any
-) -> None:
-    stats = Stats()
-    funcs = {"much": lambda: "x" * 1900}
-    pair = connected_pair(funcs, network=network, stats=stats, max_line_bytes=2048)
-    serving = pair.wire.peer.protocol._serving
-    serving.replies.bytes_while_paused = 16 * 2048
-    called(pair, "much")
-    assert stats.methods["much"].outcomes == {"reply_too_long": 1}
-    assert [each["outcome"] for each in log_events.take()] == ["reply_too_long"]

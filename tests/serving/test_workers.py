@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
+from kn_sock._serving.budget import Account, Budget
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, WorkerPool
 
 MakePool: TypeAlias = Callable[[int], WorkerPool]
@@ -76,12 +77,16 @@ class Task:
     def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
 
-    def _run(self) -> None:
+    def _run(self, lane: ConnectionQueue) -> None:
         self._function()
 
 
 def nothing() -> None:
     pass
+
+
+def unlimited() -> Account:
+    return Account(Budget(2**40, 2**40, nothing), nothing)
 
 
 @pytest.fixture
@@ -105,7 +110,7 @@ def make_lane(finished: CompletionNotifier, delivered: list[Task]) -> MakeQueue:
             while made.ended:
                 delivered.append(made.ended.popleft())
 
-        made = ConnectionQueue(finished, done)
+        made = ConnectionQueue(finished, done, unlimited())
         return made
 
     return make
@@ -233,7 +238,7 @@ def test_a_job_that_finishes_during_a_delivery_wakes_the_reactor_again(
         if len(order) == 1:
             only.run_next()
 
-    only = ConnectionQueue(finished, done)
+    only = ConnectionQueue(finished, done, unlimited())
     first, second = put(only), put(only)
     only.run_next()
     reactor.turn()
@@ -313,7 +318,8 @@ def test_an_idle_thread_keeps_no_connection(make_pool: MakePool) -> None:
     pool = make_pool(1)
     gate = Gate()
     gate.opened.set()
-    waked, lane = threading.Event(), Place(CompletionNotifier(lambda _: waked.set(), list), list)
+    waked = threading.Event()
+    lane = Place(CompletionNotifier(lambda _: waked.set(), list), list, unlimited())
     gone = threading.Event()
     weakref.finalize(lane, gone.set)
     pool.submit(Task(nothing), lane)

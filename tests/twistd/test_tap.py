@@ -319,7 +319,7 @@ def test_help_explains_every_option() -> None:
     assert "--drain-timeout=" in text
     for name in ("auth=", "help-auth", "tls-cert=", "tls-key=", "tls-client-ca=", "login-timeout="):
         assert f"--{name}" in text
-    assert re.search(r"--framing=\s+how messages of the peer end: lines or documents", text)
+    assert re.search(r"--framing=\s+how messages of the peer end: lines or\s+documents", text)
 
 
 # --- the command ----------------------------------------------------------------------------------

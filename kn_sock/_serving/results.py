@@ -1,0 +1,67 @@
+"""Results that are encoded in the threads that made them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from kn_sock._serving.budget import Account, Use
+from kn_sock._wire.dialects import JSONRPC_2
+from kn_sock._wire.encoding import SHORT_TEXT, reply_too_long
+from kn_sock._wire.weight import HEAVY_BYTES
+from kn_sock.errors import InternalError, RPCError
+
+if TYPE_CHECKING:
+    from kn_sock._serving.context import ServerCall
+
+
+class EncodedResult(Struct, eq=False, gc=False):
+    """The reply to a call, encoded in a thread; or why there is none.
+
+    ``counted`` is for how many bytes it is counted until the reactor takes it over.
+    """
+
+    line: bytes = b""
+    counted: int = 0
+    error: RPCError | None = None
+
+
+def encode_in_thread(call: ServerCall, result: Any, limit: int, account: Account) -> Any:
+    """Return the encoded reply to a call; or the result, if the reactor has to do more with it.
+
+    Args:
+        call: the call.
+        result: what its function has returned.
+        limit: the longest line, in bytes.
+        account: counts the reply.
+
+    Thread: any.
+    """
+    kind = type(result)
+    if kind is str and len(result) <= SHORT_TEXT:
+        return result
+    try:
+        if hasattr(kind, "__await__"):
+            return result
+    except BaseException:
+        # Its metaclass may raise anything.
+        return result
+    request = call.request
+    dialect, request_id = JSONRPC_2, call.key
+    if request is not None:
+        if not request.expects_reply:
+            return None
+        dialect, request_id = request.dialect, request.id  # type: ignore[assignment]
+    try:
+        line = dialect.encode_result(request_id, result, limit)
+    except InternalError as problem:
+        return EncodedResult(error=InternalError(f"{call.method}: {problem}"))
+    except RPCError as problem:
+        return EncodedResult(error=problem)
+    if len(line) > limit:
+        return EncodedResult(error=reply_too_long(len(line), limit))
+    counted = len(line) if len(line) >= HEAVY_BYTES else 0
+    if counted:
+        account.add(Use.RESULTS, counted)
+    return EncodedResult(line, counted)
