@@ -95,7 +95,7 @@ class ClientFactory(Factory):
             },
             server_options,
             turn,
-            reactor.callLater,
+            reactor,
             cast(IReactorFromThreads, reactor).callFromThread,
             on_exit or (lambda _: reactor.callLater(0, reactor.stop)),
             self._reports,

@@ -56,8 +56,9 @@ class ServerOptions:
             and wait, so that a cancellation or an EOF behind them is read; past those, reading
             pauses until a call ends.
         max_batch: members that a batch may have; a larger one is answered with -32010.
-        max_containers: arrays, objects and members of objects that one line to a server may have; a
-            line with more is answered with -32007. They are what takes long to decode.
+        max_containers: arrays, objects and members of objects that a line to a server may have, and
+            four times as many other values; a line with more is answered with -32007. They are what
+            takes long to decode.
         max_buffered_bytes: bytes that the calls of one connection may take: requests that wait, the
             arguments of calls in flight, and results that wait to be sent. While they take as much,
             no call begins, and reading pauses.

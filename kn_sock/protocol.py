@@ -276,7 +276,7 @@ class RPCProtocol(LineReceiver):
         else:
             if self.outgoing is not None:
                 self.outgoing.cancel_all()
-            self.context.turn.flush()
+            self._outbox.finish()
         self._stop_watchdogs()
         self._reader.take_backlog()
         self._serving.close()

@@ -164,7 +164,7 @@ class RPCServerFactory(Factory):
             served if self._gate is None else self._gate.before,
             self.options,
             turn,
-            clock.callLater,
+            clock,
             cast(IReactorFromThreads, self._reactor).callFromThread,
             on_exit or self._stop_reactor,
             self._reports,

@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from kn_sock._intercept.chain import around, as_deferred
 from kn_sock._serving.context import ServerCall, current, run_as
-from kn_sock._serving.execution import is_awaitable
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
+from kn_sock._serving.results import is_awaitable
 from kn_sock.calls import ServedCall, show
 from kn_sock.errors import InvalidParams, RPCError
 from kn_sock.methods.signature import LOGIN_METHOD, Method

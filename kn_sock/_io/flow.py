@@ -63,16 +63,24 @@ class FlowControl:
                 connection.reactor, self._send_timeout, self._count_accepted, connection.stalled
             )
         self._watchdog.begin()
-        self._connection.set_peer_reads(False, unsent_bytes(self._connection.transport))
+        self._outbox.pause()
+        self._connection.set_peer_reads(False, self._unsent)
 
     def resumeProducing(self) -> None:
-        """The peer reads again."""
+        """The peer reads again: write what was kept, then go on."""
+        self._outbox.resume()
+        if self._outbox.is_paused:
+            return
         if self._watchdog is not None:
             self._watchdog.end()
         self._connection.set_peer_reads(True)
 
     def stopProducing(self) -> None:
         """The transport is gone; ``connectionLost`` of the protocol follows."""
+
+    @property
+    def _unsent(self) -> int:
+        return unsent_bytes(self._connection.transport) + self._outbox.waiting_bytes
 
     def _count_accepted(self) -> int:
         return self._outbox.written_bytes - unsent_bytes(self._connection.transport)

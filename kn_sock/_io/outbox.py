@@ -14,6 +14,9 @@ log = Logger()
 # What is as large as this is worth a write of its own.
 _LARGE_BYTES = 16 * 1024
 
+# What is written at once of what was kept.
+_PIECE_BYTES = 256 * 1024
+
 # So many other connections were read since this one was: replies wait for the turn's end.
 _MANY = 8
 
@@ -37,6 +40,7 @@ class Outbox:
         "_turn",
         "_write",
         "_written",
+        "is_paused",
         "is_prompt",
         "read",
         "replies",
@@ -58,6 +62,8 @@ class Outbox:
         #: How many reads there had been, of all connections, when this was last read.
         self.read = turn.reads
         self._is_held = False
+        #: Whether the transport has enough to send.
+        self.is_paused = False
 
     def put(self, line: bytes) -> int:
         """Add a line, and return its number, by which it can be withdrawn until it is written."""
@@ -104,9 +110,46 @@ class Outbox:
         if self._lines or self.replies:
             self._turn.add(self)
 
+    # --- while the peer does not read -------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Keep what comes until `resume`: the transport has enough to send."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Write what was kept, until the transport has enough again.
+
+        It gets no more at once: it copies what it has not sent when more comes.
+        """
+        self.is_paused = False
+        if self.replies:
+            self._encode_replies()
+        while self._lines and not (self.is_paused or self._is_held):
+            lines = self._lines
+            size = count = 0
+            while count < len(lines) and size < _PIECE_BYTES:
+                size += len(lines[count])
+                count += 1
+            self._lines = lines[count:]
+            self._written += count
+            self.written_bytes += size
+            self._write(b"".join(lines[:count]))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait here, encoded."""
+        return sum(map(len, self._lines))
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Write everything, as nothing follows."""
+        self.is_paused = False
+        self.flush()
+
     def flush(self) -> None:
         """Write what waits, in one piece."""
-        if self._is_held:
+        if self._is_held or self.is_paused:
             return
         lines = self._lines
         if not lines:

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -35,10 +35,12 @@ from kn_sock._wire.heads import read_head
 from kn_sock._wire.sniffing import Sniffer
 from kn_sock._wire.weight import (
     HEAVY_BYTES,
+    Structure,
     decoded_bytes,
     decoded_factor,
     has_more_containers,
     packed_bytes,
+    structure_of,
 )
 from kn_sock.errors import ParseError
 
@@ -220,34 +222,36 @@ class Reader:
             if line.events is None:
                 return self._serve(line.messages, until, line.reply, line.factor)
             return self._dispatch_each(line.events, line.factor, until)
-        if not isinstance(line, OverlongLine) and self._has_too_many(line):
-            excess = f"has more containers than max_containers ({self._max_containers:,})"
-            line = OverlongLine(line, excess)
         if isinstance(line, OverlongLine):
             self._dispatch_event(self._session.receive_overlong(line))
             return []
-        if problem is None:
-            try:
-                message = decode_long(line)
-            except UNREADABLE as found:
-                problem = found
-            else:
-                self._receive(message, decoded_bytes(line))
+        if len(line) >= HEAVY_BYTES:
+            found = structure_of(line)
+            if self._has_too_many(line, found):
+                excess = f"has more containers than max_containers ({self._max_containers:,})"
+                self._dispatch_event(self._session.receive_overlong(OverlongLine(line, excess)))
                 return []
+            if problem is None:
+                try:
+                    message = decode_long(line)
+                except UNREADABLE as unreadable:
+                    problem = unreadable
+                else:
+                    self._receive(message, decoded_bytes(line, found))
+                    return []
         batch = self._session.receive_batch(line)
         if batch is None:
-            event = self._session.receive_unusual(line, problem)
+            event = self._session.receive_unusual(line, cast(BaseException, problem))
             events = iter(event if isinstance(event, list) else (event,))
             return self._dispatch_each(events, decoded_factor(line, 1), until)
         messages, reply = batch
         return self._serve(messages, until, reply, decoded_factor(line, len(messages)))
 
-    def _has_too_many(self, line: Line) -> bool:
+    def _has_too_many(self, line: Line, found: Structure) -> bool:
         """Whether a request has more containers than a line to a server may have."""
-        most = self._max_containers
-        return (
-            has_more_containers(line, most) and not read_head(bytes(line[:PREFIX_BYTES])).is_reply
-        )
+        if not has_more_containers(line, found, self._max_containers):
+            return False
+        return not read_head(bytes(line[:PREFIX_BYTES])).is_reply
 
     def _dispatch_each(
         self, events: Iterator[Event[Any] | None], factor: float, until: float

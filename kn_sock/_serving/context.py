@@ -15,6 +15,7 @@ from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
     from kn_sock._serving.threads import ConnectionQueue
+    from kn_sock.methods.signature import Method
 
 # Results of these types are encoded by the reactor, with the replies to other calls.
 _QUICK: Final = frozenset({int, bool, float, type(None)})
@@ -55,6 +56,8 @@ class ServerCall(Struct, eq=False, gc=False):
     is_answered: bool = False
     # Whether the method has ended. Work that it left running is not bound by the deadline.
     is_over: bool = False
+    # The method, if its arguments are still to be bound, by the thread.
+    unbound: Method | None = None
     # To the `Call` that the method has asked for.
     call_ref: ReferenceType[Any] | None = None
 
@@ -77,14 +80,16 @@ class ServerCall(Struct, eq=False, gc=False):
 
     def forget_function(self) -> None:
         """Drop the function and its arguments, which may refer to anything."""
-        self.function = self.args = self.kwargs = None
+        self.function = self.args = self.kwargs = self.unbound = None
 
     def _run(self, lane: ConnectionQueue) -> None:
         """Run the function, on a thread, and encode its result there."""
-        function, args, kwargs = self.function, self.args, self.kwargs
+        function, args, kwargs, method = self.function, self.args, self.kwargs, self.unbound
         self.function = self.args = self.kwargs = None
         token = current.set(self)
         try:
+            if method is not None:
+                args, kwargs = method.bind(args, kwargs)  # type: ignore[arg-type]  # as they came
             # They are set by who submits it.
             result = function(*args, **kwargs) if kwargs else function(*args)  # type: ignore[misc]
             del args, kwargs

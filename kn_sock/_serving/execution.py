@@ -17,7 +17,7 @@ from kn_sock._observe.stats import outcome_of
 from kn_sock._serving.budget import Use
 from kn_sock._serving.context import ServerCall, current, run_as
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
-from kn_sock._serving.results import EncodedResult, encode_in_thread
+from kn_sock._serving.results import EncodedResult, encode_in_thread, is_awaitable
 from kn_sock._serving.runner import CANCELLED, Runner
 from kn_sock._wire.events import Request, id_key
 from kn_sock.errors import ErrorCode, InternalError, InvalidParams, RPCError
@@ -34,6 +34,11 @@ reset_current = current.reset
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN_TYPES: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
+
+
+# The arguments of requests that take more bytes are bound and converted by the thread that runs the
+# method.
+_BIND_IN_THREAD: Final = 64 * 1024
 
 
 class Owner(Protocol):
@@ -106,6 +111,12 @@ class Execution:
             return
         args: Any = request.params
         kwargs: Any = request.kwargs or None
+        if request.weight > _BIND_IN_THREAD and not method.on_reactor and self.runner.uses_threads:
+            request.params = request.kwargs = UNSET
+            call = ServerCall(self.connection_ref or self.own_ref(), request, request.method)
+            call.unbound = method
+            self.run_in_thread(call, method, args, kwargs)
+            return
         is_fit = type(args) is list and method.required <= len(args) <= method.most
         if not is_fit or kwargs or (method.kinds and method.kinds != [*map(type, args)]):
             try:
@@ -187,7 +198,9 @@ class Execution:
         kwargs: dict[str, Any] | None,
     ) -> None:
         """Run a method in a thread."""
-        call.function, call.args, call.kwargs = method.function, tuple(args), kwargs
+        call.function, call.args, call.kwargs = method.function, args, kwargs
+        if call.unbound is None:
+            call.args = tuple(args)
         # Made now: the thread may ask for it, too.
         call.own_request()
         try:
@@ -381,15 +394,6 @@ class _NoOwner:
 
 
 _NO_OWNER = _NoOwner()
-
-
-def is_awaitable(value: Any) -> bool:
-    """Whether a result is still to be awaited."""
-    try:
-        return hasattr(type(value), "__await__")
-    except BaseException:
-        # Its metaclass may raise anything.
-        return False
 
 
 async def _awaited(awaitable: Any) -> Any:

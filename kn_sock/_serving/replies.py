@@ -164,12 +164,10 @@ class Replies:
 
     def set_peer_reads(self, reads: bool, unsent: int) -> None:
         """Begin or end to count the bytes that wait for the peer; so many wait already."""
-        if reads is not self.is_paused:
-            return
         self.is_paused = not reads
-        change = -self._unread if reads else unsent
-        self._unread += change
-        self.account.add(Use.RESULTS, change)
+        if unsent != self._unread:
+            self.account.add(Use.RESULTS, unsent - self._unread)
+            self._unread = unsent
 
     def close(self) -> None:
         """Write and count nothing any more: the connection has ended."""

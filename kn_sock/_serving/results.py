@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -14,6 +15,10 @@ from kn_sock.errors import InternalError, RPCError
 
 if TYPE_CHECKING:
     from kn_sock._serving.context import ServerCall
+
+
+# Threads that all encode would keep the reactor from running: it would have to wait for each.
+_one_at_a_time = threading.Lock()
 
 
 class EncodedResult(Struct, eq=False, gc=False):
@@ -41,11 +46,7 @@ def encode_in_thread(call: ServerCall, result: Any, limit: int, account: Account
     kind = type(result)
     if kind is str and len(result) <= SHORT_TEXT:
         return result
-    try:
-        if hasattr(kind, "__await__"):
-            return result
-    except BaseException:
-        # Its metaclass may raise anything.
+    if is_awaitable(result):
         return result
     request = call.request
     dialect, request_id = JSONRPC_2, call.key
@@ -54,14 +55,25 @@ def encode_in_thread(call: ServerCall, result: Any, limit: int, account: Account
             return None
         dialect, request_id = request.dialect, request.id  # type: ignore[assignment]
     try:
-        line = dialect.encode_result(request_id, result, limit)
+        with _one_at_a_time:
+            line = dialect.encode_result(request_id, result, limit)
     except InternalError as problem:
         return EncodedResult(error=InternalError(f"{call.method}: {problem}"))
     except RPCError as problem:
-        return EncodedResult(error=problem)
+        # Its traceback leads to the result, which may be large.
+        return EncodedResult(error=problem.with_traceback(None))
     if len(line) > limit:
         return EncodedResult(error=reply_too_long(len(line), limit))
     counted = len(line) if len(line) >= HEAVY_BYTES else 0
     if counted:
         account.add(Use.RESULTS, counted)
     return EncodedResult(line, counted)
+
+
+def is_awaitable(value: Any) -> bool:
+    """Whether a result is still to be awaited."""
+    try:
+        return hasattr(type(value), "__await__")
+    except BaseException:
+        # Its metaclass may raise anything.
+        return False

@@ -11,12 +11,14 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from kn_sock._observe.reports import Reports, traceback_of
-from kn_sock._serving.budget import Budget
+from kn_sock._serving.budget import TURN_SECONDS, Budget
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, Job, Submits, WorkerPool
 from kn_sock._wire.encoding import PLAIN_BYTES
 from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from kn_sock._io.outbox import WriteCoalescer
     from kn_sock._serving.budget import Account
     from kn_sock._serving.context import ServerCall
@@ -37,7 +39,7 @@ class Runner:
         methods: by name; ``rpc.ping`` and ``rpc.discover`` among them.
         options: how calls are treated.
         turn: gathers what is written while finished calls are delivered.
-        call_later: the reactor's ``callLater``.
+        clock: the reactor.
         call_from_thread: the reactor's.
         on_exit: called on the reactor's thread with the ``SystemExit`` or ``KeyboardInterrupt``
             that a method raised: it asks for the end of the process.
@@ -49,7 +51,7 @@ class Runner:
         methods: Mapping[str, Method],
         options: ServerOptions,
         turn: WriteCoalescer,
-        call_later: Callable[..., object],
+        clock: IReactorTime,
         call_from_thread: Callable[..., object],
         on_exit: Callable[[BaseException], object],
         reports: Reports | None = None,
@@ -62,9 +64,10 @@ class Runner:
         self.queues_plain_replies = options.max_line_bytes >= PLAIN_BYTES
         self.uses_threads = options.executor is not None or options.threads > 0
         self._turn = turn
+        self._seconds = clock.seconds
         #: The bytes that calls of all connections may take.
         self.budget = Budget(
-            options.max_total_buffered_bytes, options.max_buffered_bytes, call_later
+            options.max_total_buffered_bytes, options.max_buffered_bytes, clock.callLater
         )
         self._finished = CompletionNotifier(call_from_thread, self._deliver)
         self._executor: Submits | None = options.executor
@@ -112,10 +115,14 @@ class Runner:
 
     def _deliver(self, lanes: deque[ConnectionQueue]) -> None:
         self._turn.hold()
+        until = self._seconds() + TURN_SECONDS
         try:
             # Those that end meanwhile wake the reactor anew, so that others have their turn.
-            for _ in range(len(lanes)):
+            for left in range(len(lanes), 0, -1):
                 lanes.popleft().deliver()
+                if left > 1 and self._seconds() >= until:
+                    self._finished.go_on()
+                    return
         finally:
             self._turn.release()
 

@@ -163,6 +163,12 @@ class CompletionNotifier:
             self._is_waking = True
             self._call_from_thread(self._collect)
 
+    def go_on(self) -> None:
+        """Deliver what is left, after others have had their turn. Reactor: its thread."""
+        if not self._is_waking:
+            self._is_waking = True
+            self._call_from_thread(self._collect)
+
     def _collect(self) -> None:
         # Cleared before the lanes are taken, as one that comes after that wakes again.
         self._is_waking = False

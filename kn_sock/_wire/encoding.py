@@ -37,7 +37,7 @@ _encode_members = msgspec.json.Encoder(enc_hook=json_form).encode
 
 UNENCODABLE: Final = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
-_NEVER_NAN: Final = frozenset({int, str, bool, type(None)})
+_NEVER_NAN: Final = frozenset({int, str, bool, type(None), Raw})
 
 
 def _encode_odd(message: Struct) -> bytes:

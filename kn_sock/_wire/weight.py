@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import marshal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import UNSET
 
@@ -20,15 +20,44 @@ _LIST: Final = 64
 _DICT: Final = 160
 _VALUE: Final = 24
 
-
-def decoded_bytes(line: Line) -> int:
-    """Estimate how many bytes the values of a line take once they are decoded."""
-    values = line.count(b",") + line.count(b":")
-    return len(line) + _LIST * line.count(b"[") + _DICT * line.count(b"{") + _VALUE * values
-
-
 # What a message takes at least beside its arguments.
 _ENVELOPE_BYTES: Final = 40
+
+# Containers are counted in pieces of this size, to stop where there are too many.
+_PIECE_BYTES: Final = 256 * 1024
+
+# What counting needs to look at; everything else is deleted first.
+_STRUCTURE: Final = b'[{:,"'
+_REST: Final = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
+
+
+class Structure(NamedTuple):
+    """How often the characters occur in a line of which there are many in one that costs much.
+
+    Those in strings are counted, too.
+    """
+
+    lists: int
+    dicts: int
+    members: int
+    commas: int
+
+    @property
+    def containers(self) -> int:
+        """How many containers there are, as ``max_containers`` counts them."""
+        return self.lists + self.dicts + self.members + self.commas // 4
+
+
+def structure_of(line: Line) -> Structure:
+    """Count the characters that make the structure of a line."""
+    count = line.count
+    return Structure(count(b"["), count(b"{"), count(b":"), count(b","))
+
+
+def decoded_bytes(line: Line, found: Structure) -> int:
+    """Estimate how many bytes the values of a line take once they are decoded."""
+    values = found.commas + found.members
+    return len(line) + _LIST * found.lists + _DICT * found.dicts + _VALUE * values
 
 
 def decoded_factor(line: Line, members: int) -> float:
@@ -41,23 +70,13 @@ def decoded_factor(line: Line, members: int) -> float:
     pieces = line.split(b'"jsonrpc"')
     if len(pieces) == members + 1 and max(map(len, pieces)) < HEAVY_BYTES:
         return 0
-    return decoded_bytes(line) / len(line)
+    return decoded_bytes(line, structure_of(line)) / len(line)
 
 
-# Containers are counted in pieces of this size, to stop where there are too many.
-_PIECE_BYTES: Final = 256 * 1024
-
-# What counting needs to look at; everything else is deleted first.
-_STRUCTURE: Final = b'[{:"\\'
-_REST: Final = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
-
-
-def has_more_containers(line: Line, most: int) -> bool:
-    """Whether a line has more arrays, objects and members of objects than *most*."""
-    # The shortest of them takes two bytes.
-    if len(line) <= 2 * most or _containers(line) <= most:
+def has_more_containers(line: Line, found: Structure, most: int) -> bool:
+    """Whether a line has more containers than *most*: those in strings are not counted."""
+    if found.containers <= most:
         return False
-    # Again, without the contents of strings.
     count = start = 0
     is_in_string = False
     while start < len(line):
@@ -65,20 +84,18 @@ def has_more_containers(line: Line, most: int) -> bool:
         # An escaped quote must not be torn apart.
         while line[end - 1 : end] == b"\\":
             end += 1
-        piece = line[start:end].translate(None, _REST)
+        piece = line[start:end]
         if b"\\" in piece:
             piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
-        parts = piece.split(b'"')
-        count += _containers(b"".join(parts[is_in_string::2]))
+        piece = piece.translate(None, _REST)
+        # Few strings have any of these characters: most are empty now.
+        parts = piece.replace(b'""', b"").split(b'"')
+        count += structure_of(b"".join(parts[is_in_string::2])).containers
         if count > most:
             return True
         is_in_string ^= len(parts) % 2 == 0
         start = end
     return False
-
-
-def _containers(line: Line) -> int:
-    return line.count(b"[") + line.count(b"{") + line.count(b":")
 
 
 def pack(params: Any, kwargs: Any) -> bytes:

@@ -67,6 +67,28 @@ _CONTAINERS: Final = _NATIVE | _LISTS | _SETS | _DICTS | _OF_LISTS.keys() | _OF_
 _UNIONS: Final = (typing.Union, types.UnionType)
 
 
+# Longer lists are converted in slices of as many items: threads take turns between them.
+_SLICE: Final = 1000
+
+
+def _in_slices(convert: Convert) -> Convert:
+    """Return a function that converts a long list piece by piece."""
+
+    def convert_list(value: Any) -> Any:
+        if type(value) is not list or len(value) <= _SLICE:
+            return convert(value)
+        found: list[Any] = []
+        try:
+            for start in range(0, len(value), _SLICE):
+                found += convert(value[start : start + _SLICE])
+        except ValidationError:
+            # Its text has the place within the slice.
+            return convert(value)
+        return found
+
+    return convert_list
+
+
 class Adapter:
     """Adapts annotations.
 
@@ -174,7 +196,7 @@ class Adapter:
                 check(value)
             return msgspec.convert(value, adapted, str_keys=True, dec_hook=decode_custom)
 
-        return convert
+        return _in_slices(convert) if typing_extensions.get_origin(adapted) in _LISTS else convert
 
     @staticmethod
     def _plain_class(annotation: Any, origin: type[Any]) -> Any:

@@ -26,16 +26,24 @@ def standard_methods(methods: Mapping[str, Method], version: str) -> dict[str, M
         """Answer "pong": the connection and the server are alive."""
         return "pong"
 
+    described: list[Method] = []
+    document: list[msgspec.Raw] = []
+
     @in_reactor
-    def discover() -> dict[str, Any]:
+    def discover() -> Any:
         """Describe the methods as an OpenRPC document."""
-        schemas = Schemas(methods.values())
-        return {
-            "openrpc": "1.3.2",
-            "info": {"title": "kn_sock", "version": version},
-            "methods": [_described(method, schemas) for method in methods.values()],
-            "components": {"schemas": schemas.components},
-        }
+        # Made when it is first asked for, as it takes long, and encoded once.
+        if not document or described != [*methods.values()]:
+            described[:] = methods.values()
+            schemas = Schemas(methods.values())
+            found = {
+                "openrpc": "1.3.2",
+                "info": {"title": "kn_sock", "version": version},
+                "methods": [_described(method, schemas) for method in methods.values()],
+                "components": {"schemas": schemas.components},
+            }
+            document[:] = [msgspec.Raw(msgspec.json.encode(found))]
+        return document[0]
 
     return {
         name: Method(name, function)

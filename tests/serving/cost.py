@@ -40,6 +40,7 @@ from kn_sock import (
     in_thread,
 )
 from kn_sock._blocking.reactor_thread import reactor_thread
+from kn_sock._serving.dispatcher import Dispatcher
 from kn_sock.testing import ManualExecutor, MemoryNetwork, Pair, connected_pair
 from tests.faults.peers import HOST, PATIENCE, Peer, ScriptedServer, Served, call, join
 
@@ -594,6 +595,8 @@ TABLES: dict[str, dict[str, Callable[[], Any]]] = {
 
 
 def main() -> None:
+    # Counting takes so long that a turn might end in the middle of what is counted.
+    Dispatcher.turn_seconds = 60.0
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="as tests.serving.test_cost reads it")
     given = parser.parse_args()

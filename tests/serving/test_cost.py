@@ -19,7 +19,7 @@ import pytest
 CALLS = {
     "one request in a read": (13.0, 21.0),
     "400 requests in a read": (1.0, 8.0),
-    "a batch of 100": (1.4, 6.5),
+    "a batch of 100": (1.5, 6.5),
     "400 requests for threads, an executor's": (10.1, 18.1),
     "400 requests for threads, the pool's": (3.1, 15.1),
     "one call of a Deferred client": (48.0, 40.0),
