@@ -98,10 +98,16 @@ def _declare(default: Any, declaration: Declaration) -> Any:
 
 
 def count_option(
-    default: Any, help_text: str, *, least: int, unit: str, default_text: str = ""
+    default: Any,
+    help_text: str,
+    *,
+    least: int,
+    unit: str,
+    default_text: str = "",
+    may_be_none: bool = False,
 ) -> Any:
-    """Declare a whole number; ``None`` is for no limit if it is the default."""
-    may_be_none = default is None
+    """Declare a whole number; ``None`` is for no limit if it may be, or is the default."""
+    may_be_none = may_be_none or default is None
 
     def check(name: str, value: object) -> None:
         if value is not None or not may_be_none:

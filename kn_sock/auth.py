@@ -17,12 +17,13 @@ from types import ModuleType
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.cred.credentials import ICredentials, IUsernamePassword
+from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from zope.interface import Attribute, Interface, implementer
 
+from kn_sock._credentials import IToken, Token, identity_text, secret_bytes
 from kn_sock.methods.table import Functions, MethodTable
 
 __all__ = [
@@ -42,56 +43,6 @@ class IMethods(Interface):
     """
 
     functions = Attribute("What may be called: whatever ``funcs`` of a server may be.")
-
-
-class IToken(ICredentials):
-    """A secret that says by itself who shows it."""
-
-    token: Any = Attribute("The token, bytes.")
-
-    def checkToken(token: bytes) -> bool:  # noqa: N805  # an interface's methods have no self
-        """Whether the tokens are equal, in constant time."""
-
-
-def is_same_secret(one: bytes, other: bytes) -> bool:
-    """Compare two secrets in constant time, whatever their lengths."""
-    return hmac.compare_digest(hashlib.sha256(one).digest(), hashlib.sha256(other).digest())
-
-
-def secret_bytes(secret: str) -> bytes:
-    """Return the bytes of a secret, whatever text it is."""
-    return secret.encode("utf-8", "surrogatepass")
-
-
-@implementer(IUsernamePassword)
-class Password:
-    """A name and a password, as ``rpc.login`` got them."""
-
-    def __init__(self, username: str, password: str) -> None:
-        self.username = secret_bytes(username)
-        self.password = secret_bytes(password)
-
-    def checkPassword(self, password: bytes) -> bool:
-        """Whether this is the password, in constant time."""
-        return is_same_secret(self.password, password)
-
-    def __repr__(self) -> str:
-        return f"<Password of {self.username!r:.60}>"
-
-
-@implementer(IToken)
-class Token:
-    """A token, as ``rpc.login`` got it."""
-
-    def __init__(self, token: str) -> None:
-        self.token = secret_bytes(token)
-
-    def checkToken(self, token: bytes) -> bool:
-        """Whether this is the token, in constant time."""
-        return is_same_secret(self.token, token)
-
-    def __repr__(self) -> str:
-        return "<Token>"
 
 
 @implementer(ICredentialsChecker)
@@ -138,13 +89,21 @@ class TokenChecker:
     credentialInterfaces = (IToken,)
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
-        self._tokens = _bytes_of(tokens, "a token", "an identity")
+        self._tokens = [
+            (token, hashlib.sha256(token).digest(), identity)
+            for token, identity in _bytes_of(tokens, "a token", "an identity").items()
+        ]
 
     def requestAvatarId(self, credentials: IToken) -> Deferred[bytes | tuple[()]]:
         """Return a Deferred with the token's owner; it fails with ``UnauthorizedLogin``."""
         found = None
-        for token, identity in self._tokens.items():
-            if credentials.checkToken(token):
+        shown = credentials.digest if isinstance(credentials, Token) else None
+        for token, digest, identity in self._tokens:
+            if shown is None:
+                is_same = credentials.checkToken(token)
+            else:
+                is_same = hmac.compare_digest(shown, digest)
+            if is_same:
                 found = identity
         if found is None:
             return fail(UnauthorizedLogin())
@@ -156,8 +115,8 @@ class TokenFile:
     """Knows the tokens in a file: one a line, and after a space whose it is.
 
     Args:
-        path: the file. Empty lines, and those that begin with ``#``, are left out. It is read at
-            each login, so that it may change meanwhile.
+        path: the file. Empty lines, and those that begin with ``#``, are left out. It is read again
+            when it has changed.
 
     Raises:
         OSError: it cannot be read.
@@ -169,11 +128,20 @@ class TokenFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         #: The absolute path of the file.
         self.path = os.path.abspath(path)
-        self._read()
+        self._read_at = _version_of(self.path)
+        self._checker = TokenChecker(self._read())
 
     def requestAvatarId(self, credentials: IToken) -> Deferred[bytes | tuple[()]]:
         """Return a Deferred with the token's owner; it fails with ``UnauthorizedLogin``."""
-        return maybeDeferred(lambda: TokenChecker(self._read()).requestAvatarId(credentials))
+        return maybeDeferred(lambda: self._current().requestAvatarId(credentials))
+
+    def _current(self) -> TokenChecker:
+        """Return the checker of what the file has now."""
+        version = _version_of(self.path)
+        if version != self._read_at:
+            self._checker = TokenChecker(self._read())
+            self._read_at = version
+        return self._checker
 
     def _read(self) -> dict[str, str]:
         with open(self.path, encoding="utf-8") as file:
@@ -188,6 +156,16 @@ class TokenFile:
                 raise ValueError(f"{self.path}: {text}")
             tokens[token] = identity.strip()
         return tokens
+
+
+def _version_of(path: str) -> tuple[int, ...]:
+    """Return what differs once a file has changed.
+
+    Raises:
+        OSError: it cannot be seen.
+    """
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _bytes_of(texts: Mapping[str, str], key: str, value: str) -> dict[bytes, bytes]:
@@ -255,14 +233,6 @@ def _cannot_provide(interfaces: Any) -> None:
 
 def _avatar_tuple(avatar: Avatar) -> tuple[Any, Avatar, Callable[[], None]]:
     return IMethods, avatar, lambda: None
-
-
-def identity_text(avatar_id: object) -> str:
-    """Write an avatar's id as text; bytes that differ do so as text, too."""
-    if isinstance(avatar_id, bytes):
-        return avatar_id.decode("utf-8", "surrogateescape")
-    # The id of the anonymous is an empty tuple.
-    return str(avatar_id) if avatar_id != () else ""
 
 
 def functions_of(avatar: Any) -> Any:

@@ -34,6 +34,7 @@ MAX_CONTAINERS = 150_000
 MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 MAX_TOTAL_BUFFERED_BYTES = 512 * 1024 * 1024
 DRAIN_TIMEOUT = 10.0
+LOGIN_RATE = 120
 SEND_TIMEOUT = 60.0
 
 # Below this an ordinary error reply would not fit.
@@ -77,6 +78,8 @@ class ServerOptions:
             for no limit.
         login_timeout: seconds that a connection has to log in, if logins are required, before it is
             closed; ``None`` for no limit.
+        login_rate: logins that one address may try in a minute; one more is refused without being
+            checked. Those that succeed do not count. ``None`` for no limit.
         expose_errors: whether the text of an exception that a function raised goes to the caller.
             Otherwise the caller gets "internal error" and a reference, which is in the log too.
         share_tracebacks: whether the traceback goes to the caller too.
@@ -160,6 +163,14 @@ class ServerOptions:
     )
     login_timeout: float | None = seconds_option(
         60.0, "seconds for a connection to log in, if logins are required; none for no limit"
+    )
+    login_rate: int | None = count_option(
+        LOGIN_RATE,
+        "logins that an address may try in a minute, those that succeed not counted; none for no "
+        "limit",
+        least=1,
+        unit="logins in a minute",
+        may_be_none=True,
     )
     expose_errors: bool = switch_option(True, "send the text of an exception to the caller")
     share_tracebacks: bool = switch_option(

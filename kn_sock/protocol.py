@@ -145,11 +145,9 @@ class RPCProtocol(LineReceiver):
         if options.serve_interceptors:
             self._serving.around = ServeInterceptors(self._serving, self).run
         framer = _FRAMERS[options.framing](options.max_line_bytes)
-        is_server = context.role is Role.SERVER
-        self._reader = Reader(
-            *(self, framer, self._session, self._serving, self._outbox, context.turn),
-            options.max_containers if is_server else sys.maxsize,
-        )
+        most = options.max_containers if context.role is Role.SERVER else sys.maxsize
+        parts = (framer, self._session, self._serving, self._outbox, context.turn)
+        self._reader = Reader(self, *parts, max_containers=most)
         self._flow = FlowControl(self, self._outbox, options.send_timeout)
         # Called by the transport: without a call of our own in between.
         self.dataReceived = self._reader.feed  # type: ignore[method-assign]
@@ -294,11 +292,11 @@ class RPCProtocol(LineReceiver):
         )
         self._is_reported = True
         self.context.runner.reports.refused(protocol.lower())
-        is_answered = protocol == "HTTP" and self.context.role is Role.SERVER
-        if is_answered:
+        happened = Input.ABORT
+        if protocol == "HTTP" and self.context.role is Role.SERVER:
             self._outbox.put(HTTP_ANSWER)
-        ending = Input.CLOSE if is_answered else Input.ABORT
-        self._closing.feed(ending, f"the peer speaks {protocol}")
+            happened = Input.CLOSE
+        self._closing.feed(happened, f"the peer speaks {protocol}")
 
     # --- how much is read and written -------------------------------------------------------------
 
@@ -407,6 +405,7 @@ class RPCProtocol(LineReceiver):
     ) -> None:
         """Serve these methods to this peer from now on; see `Dispatcher.serve`."""
         self._serving.serve(methods, absent)
+        self._reader.limit_lines(is_stranger=absent is not None)
 
     def when_open(self) -> Deferred[None]:
         """Return a Deferred that fires when calls can be made; see `Closing.when_open`."""

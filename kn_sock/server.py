@@ -28,7 +28,7 @@ from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._io.transport import address_text, asks_for_certificates
 from kn_sock._observe.setup import reports_for, stats_methods
 from kn_sock._server.listening import ExposureWarning, as_os_error, endpoint_for, kind_of
-from kn_sock._server.login import LoginGuard
+from kn_sock._server.login_guard import LoginGuard
 from kn_sock._server.refusing import OverLimitProtocol
 from kn_sock._server.tls import server_options, tls_around
 from kn_sock._serving.runner import Runner

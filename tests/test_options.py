@@ -138,6 +138,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "send_timeout": ("none", None),
     "drain_timeout": ("4", 4.0),
     "login_timeout": ("5", 5.0),
+    "login_rate": ("30", 30),
     "expose_errors": ("no", False),
     "share_tracebacks": ("yes", True),
     "strict_annotations": ("yes", True),

@@ -57,6 +57,10 @@ log = Logger()
 _UNUSUAL: Final = (*UNREADABLE, TypeError)
 
 
+# Before a login a line may have so many bytes.
+_STRANGER_BYTES: Final = 64 * 1024
+
+
 class Reader:
     """Reads for one connection.
 
@@ -118,6 +122,14 @@ class Reader:
         self._is_at_end = False
         #: Lines and bytes that came in.
         self.messages = self.received_bytes = 0
+
+    def limit_lines(self, *, is_stranger: bool) -> None:
+        """Take only short lines of a peer that has to log in first; of others those allowed."""
+        if is_stranger:
+            text = f"is longer than a line may be before the login ({_STRANGER_BYTES:,} bytes)"
+            self._framer.limit(_STRANGER_BYTES, text)
+        else:
+            self._framer.limit(None)
 
     def feed(self, data: bytes) -> None:
         """Process what was read."""

@@ -1,46 +1,27 @@
-"""Logins: who has logged in on each connection, and what they may call.
-
-What checkers and realms are asked is `twisted.cred`'s, and `auth` has some of them. Here is when
-they are asked, how often, how long it may take, and what the caller and the log are told.
-"""
+"""The login of one connection: one try after another, each answered in its time."""
 
 from __future__ import annotations
 
-import copy
 import enum
+import errno
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.cred.error import LoginFailed as CredLoginFailed
 from twisted.cred.error import Unauthorized
-from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from kn_sock._credentials import Password, Token, identity_text
 from kn_sock._display import safe_repr, truncate
-from kn_sock._observe.reports import Reports
-from kn_sock._serving.tables import served_table
-from kn_sock._version import __version__
-from kn_sock.auth import (
-    EVERYTHING,
-    IMethods,
-    Password,
-    Token,
-    functions_of,
-    identity_text,
-    table_of,
-)
-from kn_sock.calls import current_call
-from kn_sock.errors import InvalidParams, InvalidRequest, NotAuthenticated, RPCError
-from kn_sock.methods.discovery import standard_methods
-from kn_sock.methods.signature import LOGIN_METHOD, Method, in_reactor
-from kn_sock.options import ServerOptions
+from kn_sock._io.transport import address_text
+from kn_sock.errors import ErrorCode, InvalidRequest, NotAuthenticated, RPCError
 
 if TYPE_CHECKING:
+    from kn_sock._server.login_guard import LoginGuard
     from kn_sock._wire.events import Request
     from kn_sock.protocol import RPCProtocol
 
@@ -58,143 +39,8 @@ _WANTED: Final = (
     "(a client of kn_sock logs in with credentials=…)"
 )
 _REFUSED: Final = "the credentials were not accepted"
-
-
-class LoginGuard:
-    """Lets those who have logged in at the connections of one server.
-
-    Args:
-        portal: says who they are, and what they may call.
-        everything: what the server serves, for those whose avatar is `EVERYTHING`.
-        reactor: the clock.
-        timeout: seconds that a connection has to log in; ``None`` for no limit.
-        options: the server's.
-        reports: gets the failed tries, and writes the log.
-
-    Attributes:
-        before: the methods that are there before a login.
-        failed_logins: the tries that failed, of all connections.
-    """
-
-    def __init__(
-        self,
-        portal: Portal,
-        everything: Mapping[str, Method],
-        reactor: Any,
-        timeout: float | None,
-        *,
-        options: ServerOptions | None = None,
-        reports: Reports | None = None,
-    ) -> None:
-        if not isinstance(portal, Portal):
-            raise TypeError(f"portal is a twisted.cred.portal.Portal, not {portal!r:.60}")
-        self._portal = portal
-        self.clock: IReactorTime = reactor
-        self.timeout = timeout
-        self.reports = reports or Reports()
-        self._options = options or ServerOptions()
-        self.failed_logins = 0
-        self._logins: dict[RPCProtocol, Login] = {}
-        login = Method(LOGIN_METHOD, self._login)
-        self.before = {"rpc.ping": Method("rpc.ping", _ping), login.name: login}
-        self._everything = {**everything, login.name: login}
-
-    def opened(self, protocol: RPCProtocol) -> None:
-        """Shut a new connection off from everything but logging in."""
-        login = self._logins[protocol] = Login(self, protocol)
-        protocol.serve(self.before, login.refuse)
-
-    def ended(self, protocol: RPCProtocol) -> None:
-        """Log out the identity of a connection that has ended."""
-        login = self._logins.pop(protocol, None)
-        if login is not None:
-            login.end()
-
-    @in_reactor
-    def _login(self, /, *secrets: Any, **named: Any) -> Any:
-        """Log in on this connection, with a username and a password, or with a token."""
-        call = current_call()
-        login = self._logins[call._protocol]
-        if not call._request.expects_reply:
-            # What nobody gets the answer of is no try; and each would be a line in the log.
-            return login.refuse(call._request)
-        return login.attempt(_credentials_of(secrets, named))
-
-    def ask(self, credentials: Any, protocol: RPCProtocol) -> Deferred[tuple[str, Any]]:
-        """Log in at the portal; the Deferred fires with the identity and the portal's result."""
-        # Portal.login returns no avatar id; only its realm gets it.
-        noting = RecordingRealm(self._portal.realm)
-        portal = copy.copy(self._portal)
-        portal.realm = noting
-        asking = maybeDeferred(portal.login, credentials, protocol.connection, IMethods)
-        return asking.addCallback(lambda result: (noting.identity, result))
-
-    def methods_of(self, avatar: Any) -> Mapping[str, Method]:
-        """Return the methods that an avatar offers.
-
-        Raises:
-            TypeError, ValueError: they cannot be used.
-        """
-        if avatar is EVERYTHING:
-            return self._everything
-        table = served_table(table_of(functions_of(avatar)), self._options)
-        standard = standard_methods(table, __version__)
-        return {**table, **standard, LOGIN_METHOD: self.before[LOGIN_METHOD]}
-
-
-@implementer(IRealm)
-class RecordingRealm:
-    """Passes a request for an avatar on, and notes whose it was."""
-
-    def __init__(self, realm: Any) -> None:
-        self._realm = realm
-        self.identity = ""
-
-    def requestAvatar(self, avatarId: Any, mind: object, *interfaces: Any) -> Any:
-        """Query the application's realm.
-
-        Raises:
-            TypeError: the checker gave no identity: ``None`` for no, or a generator not run.
-        """
-        if not _is_identity(avatarId):
-            raise TypeError(f"a checker gives bytes, text, a number or (), not {type(avatarId)}")
-        self.identity = identity_text(avatarId)
-        return self._realm.requestAvatar(avatarId, mind, *interfaces)
-
-
-def _is_identity(avatar_id: object) -> bool:
-    if isinstance(avatar_id, (bytes, str)):
-        return bool(avatar_id)
-    return type(avatar_id) is int or avatar_id == ()
-
-
-@in_reactor
-def _ping(*_: Any, **__: Any) -> str:
-    """Answer "pong" to whatever comes with it, so that a stranger's mistakes fill no log."""
-    return "pong"
-
-
-def _credentials_of(secrets: tuple[Any, ...], named: Mapping[str, Any]) -> Password | Token:
-    """Make credentials of the arguments, named or not, or of one object that has the names.
-
-    Raises:
-        InvalidParams: they are something else. The text does not show it: it may be a secret.
-    """
-    given = named
-    if len(secrets) == 1 and isinstance(secrets[0], dict) and not named:
-        # Go's client sends one argument, always.
-        given = secrets[0]
-    elif secrets and not named:
-        names = {1: ("token",), 2: ("username", "password")}.get(len(secrets), ())
-        given = dict(zip(names, secrets, strict=False))
-    elif secrets:
-        given = {}
-    if all(isinstance(one, str) for one in given.values()):
-        if given.keys() == {"username", "password"}:
-            return Password(**given)
-        if given.keys() == {"token"}:
-            return Token(**given)
-    raise InvalidParams("rpc.login takes a username and a password, or a token: strings")
+_TOO_MANY: Final = "too many logins from this address have failed; wait a minute"
+_NOT_NOW: Final = "the login cannot be checked at present; try again later"
 
 
 class LoginState(enum.Enum):
@@ -221,6 +67,8 @@ class Login:
         self._gate = gate
         self._protocol = protocol
         self._failures = 0
+        # Whether the answer to the present try is late, a good one as well.
+        self._is_suspect = False
         self._log = gate.reports.log
         self._state = LoginState.IDLE
         # Whether the log has a line about notifications before the login.
@@ -258,11 +106,16 @@ class Login:
             raise InvalidRequest("this connection is logged in already; open another one")
         if self._state is not LoginState.IDLE:
             raise NotAuthenticated("a login is in progress on this connection; wait for its answer")
+        peer = self._protocol.peer
+        self._is_suspect = self._gate.tries.is_suspect(peer)
+        if not self._gate.tries.begin(peer):
+            self._log.warn("{peer}: login refused unchecked: too many", peer=address_text(peer))
+            raise NotAuthenticated(_TOO_MANY)
         self._state = LoginState.TRYING
         answer: Deferred[Any] = Deferred(lambda _: self._give_up())
         began = self._gate.clock.seconds()
         checking = self._checking = self._gate.ask(credentials, self._protocol)
-        checking.addCallback(self._accepted, answer)
+        checking.addCallback(self._accepted, answer, began)
         checking.addErrback(self._failed, answer, began, credentials)
         return answer
 
@@ -278,7 +131,7 @@ class Login:
             # The checker's own canceller; the connection's end does not wait for it.
             log.failure("cancelling a login raised")
 
-    def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any]) -> None:
+    def _accepted(self, outcome: tuple[str, Any], answer: Deferred[Any], began: float) -> Any:
         identity, (_, avatar, logout) = outcome
         try:
             if self._state is not LoginState.TRYING:
@@ -287,6 +140,14 @@ class Login:
         except Exception:
             _call_logout(logout)
             raise
+        left = began + FIRST_DELAY - self._gate.clock.seconds()
+        if self._is_suspect and left > 0:
+            self._is_suspect = False
+            later: Deferred[Any] = Deferred(lambda _: _call_logout(logout))
+            later.addCallback(self._accepted, answer, began)
+            self._timer = self._gate.clock.callLater(left, self._go_on, later, outcome)
+            return later
+        self._gate.tries.succeeded(self._protocol.peer)
         self._checking = None
         self._state = LoginState.IDLE
         self._stop_timers()
@@ -299,12 +160,20 @@ class Login:
             identity=repr(truncate(identity, 60)),
         )
         answer.callback({"identity": identity})
+        return None
+
+    def _go_on(self, later: Deferred[Any], outcome: tuple[str, Any]) -> None:
+        self._timer = None
+        later.callback(outcome)
 
     def _failed(
         self, failure: Failure, answer: Deferred[Any], began: float, credentials: Password | Token
     ) -> None:
         self._checking = None
         if self._state is LoginState.ENDED:
+            return
+        if _lacks_resources(failure):
+            self._lacks_resources(failure, answer)
             return
         self._failures += 1
         self._gate.failed_logins += 1
@@ -314,6 +183,18 @@ class Login:
         clock = self._gate.clock
         delay = FIRST_DELAY * 2 ** (self._failures - 1) - (clock.seconds() - began)
         self._timer = clock.callLater(max(0.0, delay), self._answer_failure, answer)
+
+    def _lacks_resources(self, failure: Failure, answer: Deferred[Any]) -> None:
+        """Answer a try that could not be checked for lack of resources: it does not count."""
+        self._gate.tries.succeeded(self._protocol.peer)
+        self._state = LoginState.IDLE
+        self._log.error(
+            "{peer}: a login could not be checked: {reason}",
+            peer=self._protocol.peer_text,
+            reason=failure.getErrorMessage(),
+        )
+        if not answer.called:
+            answer.errback(RPCError(ErrorCode.SERVER_BUSY, _NOT_NOW))
 
     def _answer_failure(self, answer: Deferred[Any]) -> None:
         self._timer = None
@@ -371,6 +252,14 @@ class Login:
             if timer is not None:
                 timer.cancel()
         self._timer = self._deadline = None
+
+
+def _lacks_resources(failure: Failure) -> bool:
+    """Whether a check failed for lack of files or memory."""
+    problem = failure.value
+    if isinstance(problem, OSError):
+        return problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(problem, MemoryError)
 
 
 def _who(credentials: Password | Token) -> str:

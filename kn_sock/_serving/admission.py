@@ -110,13 +110,13 @@ class Admission:
             awaits_replies: whether calls of our own wait for this peer's replies.
         """
         if self._is_draining:
-            self._refuse_in_turn(request, _DRAINING)
+            self.refuse(request, _DRAINING)
         elif not self.is_guarded:
             self._begin(request)
             self.check_capacity()
         elif self._holds_most and self._peer_reads and awaits_replies:
             # Reading continues only for the replies to our own calls.
-            self._refuse_in_turn(request, _BUSY)
+            self.refuse(request, _BUSY)
         else:
             self._pack(request)
             self._held.append(request)
@@ -192,8 +192,9 @@ class Admission:
         is_next = bool(self._in_order) and self._ordered is None
         return is_next and self._peer_reads and not self._is_over and not self._is_turn_over
 
-    def _refuse_in_turn(self, request: Request, error: RPCError) -> None:
-        line = self._refuse(request, error)
+    def refuse(self, request: Request, error: RPCError | None) -> None:
+        """Refuse a request, in its turn if it has one; without an error nothing is answered."""
+        line = None if error is None else self._refuse(request, error)
         if line is None:
             return
         if request.dialect.answers_in_order:

@@ -36,8 +36,8 @@ log = Logger()
 set_current = current.set
 reset_current = current.reset
 
-# Results of these types are certainly no Deferred, coroutine or other awaitable.
-_PLAIN_TYPES: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
+# Requests that are held while their caller logs in.
+_MOST_OF_STRANGERS: Final = 16
 
 
 class Dispatcher:
@@ -152,6 +152,9 @@ class Dispatcher:
         """Begin a call, or hold it back."""
         if self.is_over:
             return
+        if self.calls.absent is not None and self._is_too_much(request):
+            self.admission.refuse(request, self.calls.absent(request))
+            return
         timeout, limit = request.timeout, self.runner.options.call_timeout
         if limit is not None and (timeout is None or limit < timeout):
             timeout = limit
@@ -165,6 +168,11 @@ class Dispatcher:
             self.admission.receive(request, awaits_replies=self.connection.awaits_replies)
         else:
             self._run(request)
+
+    def _is_too_much(self, request: Request) -> bool:
+        """Whether a request of a peer that has not logged in is not even held until it has."""
+        is_absent = request.method not in self.replies.methods
+        return (is_absent and request.weight > 0) or self.calls_waiting >= _MOST_OF_STRANGERS
 
     def receive_refusal(self, refusal: Refusal) -> None:
         """Answer what was no request, at once or in its turn."""

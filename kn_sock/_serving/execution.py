@@ -107,7 +107,7 @@ class Execution:
         """Call the method of a request, without interceptors."""
         method = self.replies.methods.get(request.method)
         if method is None:
-            self._refuse_absent(request)
+            self.refuse_absent(request)
             return
         args: Any = request.params
         kwargs: Any = request.kwargs or None
@@ -174,7 +174,7 @@ class Execution:
             self.replies.refuse(call.own_request(), error)
             return None
 
-    def _refuse_absent(self, request: Request) -> None:
+    def refuse_absent(self, request: Request) -> None:
         """Answer a request whose method is not there, or not for this caller."""
         error = not_found(request.method) if self.absent is None else self.absent(request)
         if error is not None:

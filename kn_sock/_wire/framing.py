@@ -40,16 +40,27 @@ class Framer:
             long, and skipped to its end; what comes after it is read as usual.
     """
 
-    __slots__ = ("_at_start", "_max", "_skipping", "_tail")
+    __slots__ = ("_at_start", "_excess", "_max", "_most", "_skipping", "_tail")
 
     #: What to say of a stream that ends where it is unfinished.
     missing_end: ClassVar[str]
 
     def __init__(self, max_line_bytes: int) -> None:
-        self._max = max_line_bytes
+        self._max = self._most = max_line_bytes
+        self._excess = ""
         self._tail = bytearray()
         self._skipping = False
         self._at_start = True
+
+    def limit(self, most: int | None, excess: str = "") -> None:
+        """Set a shorter limit for the time being; or, with ``None``, remove it.
+
+        Args:
+            most: the longest message, in bytes.
+            excess: what is said of a longer one.
+        """
+        self._max = self._most if most is None else min(most, self._most)
+        self._excess = excess if self._max < self._most else ""
 
     @property
     def unfinished(self) -> bool:
@@ -86,7 +97,7 @@ class Framer:
         # One more, for a carriage return that may turn out to belong to the line's end.
         if len(self._tail) <= self._max + 1:
             return []
-        overlong = OverlongLine(self._tail)
+        overlong = OverlongLine(self._tail, self._excess)
         self._tail = bytearray()
         self._skipping = True
         return [overlong]
@@ -106,7 +117,7 @@ class Framer:
             if line.endswith(b"\r"):
                 line = line[:-1]
             if line:
-                checked.append(line if len(line) <= self._max else OverlongLine(line))
+                checked.append(line if len(line) <= self._max else OverlongLine(line, self._excess))
         return checked
 
 

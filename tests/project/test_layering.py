@@ -18,7 +18,7 @@ PACKAGE = Path(kn_sock.__file__).parent
 
 # Each of these may import what stands in the lines above it, and its own package.
 LAYERS = [
-    ["_version", "_display"],
+    ["_version", "_display", "_credentials"],
     ["errors"],
     ["_declarations"],
     ["options"],

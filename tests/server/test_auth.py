@@ -19,18 +19,16 @@ from zope.interface.verify import verifyObject
 
 from kn_sock import MethodTable
 from kn_sock._client.credentials import Credentials
+from kn_sock._credentials import Password, Token, identity_text
 from kn_sock.auth import (
     EVERYTHING,
     IMethods,
     IToken,
     MethodsRealm,
-    Password,
     PasswordChecker,
-    Token,
     TokenChecker,
     TokenFile,
     functions_of,
-    identity_text,
 )
 
 

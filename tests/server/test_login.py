@@ -339,6 +339,36 @@ def test_calls_that_are_held_during_a_login_run_when_it_is_done(make_raw: MakeRa
     assert [reply["result"] for reply in server.replies()] == [{"identity": "bob"}, "bob"]
 
 
+@pytest.mark.parametrize("dialect", ["2.0", "kn-sock"])
+def test_little_is_held_for_who_has_not_logged_in(make_raw: MakeRaw, dialect: str) -> None:
+    checker = FakeChecker()
+    server = make_raw(portal_for(None, checker), max_pending=1)
+    members = {"jsonrpc": "2.0", "id": 1} if dialect == "2.0" else {}
+    login = {**members, "method": "rpc.login", "params": ["t0ken-of-bob"]}
+    server.send(login, *[{**members, "method": "add", "params": [1, 2]}] * 100)
+    server.send({**members, "method": "add", "params": ["x" * 5000, "y"]})
+    serving = server.wire.peer.protocol._serving
+    assert serving.calls_waiting <= (16 if dialect == "2.0" else 101)
+    assert serving.replies.account.total == 0
+    checker.asked[0].callback(b"bob")
+    server.network.pump()
+
+
+def test_a_line_before_the_login_is_short(make_raw: MakeRaw) -> None:
+    server = make_raw()
+    long = {"jsonrpc": "2.0", "id": 1, "method": "add", "params": ["x" * 70_000]}
+    (reply,) = server.send(long)
+    assert reply["error"]["code"] == -32007
+    assert reply["error"]["message"] == (
+        "the line is longer than a line may be before the login (65,536 bytes); "
+        "nothing in it was run"
+    )
+    login = {"jsonrpc": "2.0", "id": 2, "method": "rpc.login", "params": ["t0ken-of-bob"]}
+    server.send(login)
+    (reply,) = server.send({**long, "params": [1, 2], "more": "x" * 70_000})
+    assert reply["result"] == 3
+
+
 def test_a_login_and_a_call_may_share_a_batch_where_the_checker_answers_at_once(
     make_raw: MakeRaw,
 ) -> None:
