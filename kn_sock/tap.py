@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any, cast
+from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.cred.checkers import FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse
@@ -14,7 +14,6 @@ from twisted.cred.portal import Portal
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.internet.interfaces import IReactorCore
 from twisted.python import usage
 from typing_extensions import override
 
@@ -342,20 +341,6 @@ class CommandLineService(MultiService):
             service.setServiceParent(self)
 
     @override
-    def startService(self) -> None:
-        super().startService()
-        if self._twistd is not None:
-            from twisted.internet import reactor
-
-            # By then the reactor has installed its own handlers.
-            signals = Signals(
-                self._servers,
-                reactor,
-                drains_endlessly=self._servers[0].factory.options.drain_timeout is None,
-            )
-            cast(IReactorCore, reactor).callWhenRunning(signals.install)
-
-    @override
     def stopService(self) -> Deferred[None]:
         self.running = False
         # Metrics answer until the calls have ended.
@@ -366,6 +351,11 @@ class CommandLineService(MultiService):
 
     @override
     def privilegedStartService(self) -> None:
+        if self._twistd is not None:
+            from twisted.internet import reactor
+
+            drains_endlessly = self._servers[0].factory.options.drain_timeout is None
+            Signals(self._servers, reactor, drains_endlessly=drains_endlessly).install()
         try:
             super().privilegedStartService()
         except OSError as problem:

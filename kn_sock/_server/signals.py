@@ -46,14 +46,18 @@ class Signals:
         self._is_stopping = False
 
     def install(self) -> None:
-        """Replace the handlers that the reactor has installed. Main thread."""
+        """Handle the signals: SIGHUP from now on, the others when the reactor runs. Main thread."""
+        # Unhandled, it would end a server that listens, but does not run yet.
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._wake(self.reload))
+        self._reactor.callWhenRunning(self._replace_handlers_of_reactor)
+
+    def _replace_handlers_of_reactor(self) -> None:
         for name in _STOPPING:
             number = getattr(signal, name)
             # Where the reactor was told to leave them alone, they are not its.
             if callable(signal.getsignal(number)):
                 signal.signal(number, self._wake(partial(self.stop, number)))
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, self._wake(self.reload))
 
     def _wake(self, function: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:

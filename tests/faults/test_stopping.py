@@ -292,6 +292,19 @@ def test_sighup_ends_nothing(run: Callable[..., tuple[Process, int]]) -> None:
     assert server.end()[0] in ENDED
 
 
+def test_sighup_before_the_reactor_runs_ends_nothing(
+    start_twistd: StartTwistd, tmp_path: Path
+) -> None:
+    (tmp_path / "stopped.py").write_text(
+        "import os, signal\nfrom twisted.internet import reactor\nFUNCS = {'p': print}\n"
+        "reactor.callWhenRunning(os.kill, os.getpid(), signal.SIGHUP)\n"
+    )
+    server = start_twistd("-n", "knsock", "--port", "0", "--funcs", "stopped.FUNCS", cwd=tmp_path)
+    server.line_with("reloaded at SIGHUP")
+    server.send(signal.SIGTERM)
+    assert server.end()[0] in ENDED
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_functions_are_imported_ends_it(
     start_twistd: StartTwistd, tmp_path: Path, number: signal.Signals
