@@ -323,12 +323,13 @@ class RPCProtocol(LineReceiver):
         """
         return not self._reader.backlog and self._serving.wants_more(self.awaits_replies)
 
-    def stalled(self) -> None:
+    def stalled(self, reason: str) -> None:
         """Disconnect a peer that accepts no data."""
-        seconds = self.context.runner.options.send_timeout
-        self._report_and_abort(
-            f"it took nothing of what was sent to it for {seconds:g} s", "aborted"
-        )
+        self._report_and_abort(reason, "aborted")
+
+    def vanished(self) -> None:
+        """End a connection that the peer has reset."""
+        self._closing.feed(Input.ABORT, "the peer reset the connection")
 
     def ignored(self, reason: str) -> None:
         """Log a reply that belongs to no call."""

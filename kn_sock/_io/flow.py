@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from kn_sock._io.transport import unsent_bytes
-from kn_sock._io.watchdogs import SendWatchdog
+from kn_sock._io.transport import is_reset, unsent_bytes
+from kn_sock._io.watchdogs import ResetWatchdog, SendWatchdog
 
 if TYPE_CHECKING:
     from kn_sock._io.outbox import Outbox
@@ -27,8 +27,11 @@ class Flowing(Protocol):
     def set_peer_reads(self, reads: bool, unsent: int = 0) -> None:
         """Begin nothing new while the peer does not read, and so many bytes are unsent."""
 
-    def stalled(self) -> None:
+    def stalled(self, reason: str) -> None:
         """Disconnect a peer that accepts no data."""
+
+    def vanished(self) -> None:
+        """End a connection that the peer has reset."""
 
 
 @implementer(IPushProducer)
@@ -42,13 +45,22 @@ class FlowControl:
             limit.
     """
 
-    __slots__ = ("_accepted", "_connection", "_outbox", "_send_timeout", "_watchdog", "is_reading")
+    __slots__ = (
+        "_accepted",
+        "_connection",
+        "_outbox",
+        "_reset_watchdog",
+        "_send_timeout",
+        "_watchdog",
+        "is_reading",
+    )
 
     def __init__(self, connection: Flowing, outbox: Outbox, send_timeout: float | None) -> None:
         self._connection = connection
         self._outbox = outbox
         self._send_timeout = send_timeout
         self._watchdog: SendWatchdog | None = None
+        self._reset_watchdog: ResetWatchdog | None = None
         # How much the peer had accepted when that was last checked.
         self._accepted = 0
         self.is_reading = True
@@ -58,9 +70,8 @@ class FlowControl:
     def pauseProducing(self) -> None:
         """The peer does not read: begin nothing new."""
         if self._watchdog is None:
-            connection = self._connection
             self._watchdog = SendWatchdog(
-                connection.reactor, self._send_timeout, self._count_accepted, connection.stalled
+                self._connection.reactor, self._send_timeout, self._count_accepted, self._stalled
             )
         self._watchdog.begin()
         self._outbox.pause()
@@ -82,6 +93,11 @@ class FlowControl:
     def _unsent(self) -> int:
         return unsent_bytes(self._connection.transport) + self._outbox.waiting_bytes
 
+    def _stalled(self) -> None:
+        self._connection.stalled(
+            f"it took nothing of what was sent to it for {self._send_timeout:g} s"
+        )
+
     def _count_accepted(self) -> int:
         return self._outbox.written_bytes - unsent_bytes(self._connection.transport)
 
@@ -101,6 +117,19 @@ class FlowControl:
             self.is_reading = wanted
             transport = self._connection.transport
             (transport.resumeProducing if wanted else transport.pauseProducing)()
+            if not wanted:
+                self._watch_for_reset()
+
+    def _watch_for_reset(self) -> None:
+        connection = self._connection
+        if self._reset_watchdog is None:
+            self._reset_watchdog = ResetWatchdog(
+                connection.reactor,
+                lambda: self.is_reading,
+                lambda: is_reset(connection.transport),
+                connection.vanished,
+            )
+        self._reset_watchdog.begin()
 
     def read_for_close(self) -> None:
         """Read on in any case: TLS has to read the peer's close_notify, and plain TCP its EOF."""
@@ -109,11 +138,12 @@ class FlowControl:
             self._connection.transport.resumeProducing()
 
     def stop(self) -> None:
-        """Stop the watchdog."""
-        if self._watchdog is not None:
-            self._watchdog.end()
+        """Stop the watchdogs."""
+        for watchdog in (self._watchdog, self._reset_watchdog):
+            if watchdog is not None:
+                watchdog.end()
 
     def detach(self) -> None:
         """Forget the connection, which has ended."""
-        self._watchdog = None
+        self._watchdog = self._reset_watchdog = None
         del self._connection

@@ -8,6 +8,7 @@ The only module but `_blocking.reactor_thread` that uses private names of Twiste
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 import struct
 import sys
@@ -89,6 +90,19 @@ def unsent_bytes(transport: Any) -> int:
             return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
         transport = getattr(transport, "transport", None)
     return 0
+
+
+def is_reset(transport: Any) -> bool:
+    """Whether the peer has reset the connection, although nothing is read; ``False`` if unknown."""
+    while transport is not None and not isinstance(transport, Connection):
+        # Below TLS.
+        transport = getattr(transport, "transport", None)
+    if transport is None or not transport.connected or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    # Without any flag errors are reported, and nothing else.
+    poll.register(transport.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def can_half_close(transport: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Watchdogs for a peer that does not read, and for an idle connection."""
+"""Watchdogs for a peer that does not read, one that is gone, and for an idle connection."""
 
 from __future__ import annotations
 
@@ -50,6 +50,52 @@ class SendWatchdog:
             self.begin()
         else:
             self._give_up()
+
+
+class ResetWatchdog:
+    """Notices a connection that is reset while nothing is read from it.
+
+    Args:
+        clock: the reactor.
+        is_reading: whether it is read again: then nothing is to be watched.
+        is_reset: whether it was reset.
+        give_up: called when it was.
+    """
+
+    _SECONDS = 1.0
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        is_reading: Callable[[], bool],
+        is_reset: Callable[[], bool],
+        give_up: Callable[[], object],
+    ) -> None:
+        self._clock = clock
+        self._is_reading = is_reading
+        self._is_reset = is_reset
+        self._give_up = give_up
+        self._timer: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        """Start to watch. Idempotent; it ends by itself."""
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._SECONDS, self._check)
+
+    def end(self) -> None:
+        """Stop to watch. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._is_reading():
+            return
+        if self._is_reset():
+            self._give_up()
+        else:
+            self.begin()
 
 
 class IdleWatchdog:

@@ -456,16 +456,6 @@ def test_a_function_in_a_thread_calls_back_and_waits() -> None:
 # --- connecting -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def free_port() -> int:
-    """A port where nothing listens: bound and not listening, so that nobody else takes it."""
-    holder = socket.socket()
-    holder.bind(("127.0.0.1", 0))
-    port: int = holder.getsockname()[1]
-    holder.close()
-    return port
-
-
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
 def test_a_refused_connection_is_the_builtin_error(free_port: int, host: str) -> None:
     with pytest.raises(ConnectionRefusedError) as caught:

@@ -122,15 +122,6 @@ def test_a_server_that_is_killed_and_comes_back_is_called_on_by_every_thread(
     assert sorted(ran) == sorted(answered)
 
 
-@pytest.fixture
-def free_port() -> int:
-    """A port where nothing listens."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-    return port
-
-
 def add(a: Any, b: Any) -> Any:
     return a + b
 

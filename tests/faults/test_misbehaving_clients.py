@@ -144,6 +144,18 @@ def test_a_reset_cancels_what_was_called(peer: Peer, methods: Methods, method: s
     assert methods.cancelled.acquire(timeout=PATIENCE)
 
 
+def test_a_reset_is_noticed_although_nothing_more_is_read(serve: Serve, methods: Methods) -> None:
+    peer = join(serve(methods, max_pending=2).port)
+    # Past twice as many nothing is read; the reset comes behind what waits to be read.
+    peer.send(b"".join(call(number, "wait") for number in range(200)))
+    for _ in range(2):
+        assert methods.entered.acquire(timeout=PATIENCE)
+    peer.reset()
+    for _ in range(2):
+        assert methods.cancelled.acquire(timeout=PATIENCE)
+    assert not methods.entered.acquire(blocking=False)
+
+
 @pytest.mark.parametrize("method", ["wait", "work"])
 @pytest.mark.parametrize("caller", CALLERS)
 def test_a_client_of_ours_that_is_closed_has_its_calls_cancelled(
@@ -301,7 +313,8 @@ def tls_server(
     nothing_is_left: None,
 ) -> Iterator[ServedService]:
     files = f"privateKey={certificate}/server.key:certKey={certificate}/cert.pem"
-    server = ServedService(methods, endpoint=f"ssl:0:interface={HOST}:{files}")
+    endpoint = f"ssl:0:interface={HOST}:{files}"
+    server = ServedService(methods, endpoint=endpoint, max_pending=2)
     yield server
     with RPCClient.from_endpoint(
         f"tls:localhost:{server.port}:trustRoots={certificate}", timeout=PATIENCE
@@ -318,6 +331,22 @@ def client_hello() -> bytes:
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     return outgoing.read()
+
+
+def send_tls(peer: Peer, certificate: Path, data: bytes) -> None:  # noqa: F811  # no fixture here
+    """Do the handshake, and send this."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = tls_client_context(certificate).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            peer.send(outgoing.read())
+            incoming.write(peer.socket.recv(65536))
+        else:
+            break
+    tls.write(data)
+    peer.send(outgoing.read())
 
 
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset])
@@ -342,21 +371,23 @@ def test_tls_that_is_cut_without_close_notify(
     leave: Callable[[Peer], None],
 ) -> None:
     plain = join(tls_server.port)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = tls_client_context(certificate).wrap_bio(incoming, outgoing, server_hostname="localhost")
-    while True:
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            plain.send(outgoing.read())
-            incoming.write(plain.socket.recv(65536))
-        else:
-            break
-    tls.write(call(1, "wait"))
-    plain.send(outgoing.read())
+    send_tls(plain, certificate, call(1, "wait"))
     assert methods.entered.acquire(timeout=PATIENCE)
     leave(plain)
     assert methods.cancelled.acquire(timeout=PATIENCE)
+    wait_until(lambda: not tls_server.connections())
+
+
+def test_a_reset_of_tls_is_noticed_although_nothing_more_is_read(
+    tls_server: ServedService,
+    certificate: Path,  # noqa: F811  # a fixture
+    methods: Methods,
+) -> None:
+    plain = join(tls_server.port)
+    send_tls(plain, certificate, b"".join(call(number, "wait") for number in range(200)))
+    for _ in range(2):
+        assert methods.entered.acquire(timeout=PATIENCE)
+    plain.reset()
     wait_until(lambda: not tls_server.connections())
 
 
