@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import os
 import socket
@@ -28,6 +29,7 @@ __all__ = ["SHAPES", "Shape", "main", "measured"]
 MIB = 1024 * 1024
 _LINE = 4 * MIB - 100
 _SECONDS = 4.0
+_COLUMNS = ["Shape", "Memory, MiB", "Longest, ms", "p99, ms", "Median, ms"]
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -260,12 +262,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
     parser.add_argument("--only", help="shapes with this text in their names")
     parser.add_argument("--directory", default=str(_HERE), help="where the kn_sock is")
+    parser.add_argument("--csv", type=Path, help="where the table goes, too")
     parser.add_argument("--beside", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.beside:
         print(json.dumps(wait_beside(given.beside, _SECONDS)))
         return
     print(f"{'':44} {'MiB':>6} {'log MiB':>8} {'longest':>8} {'p99':>7} {'median':>7}  ms")
+    rows: list[list[Any]] = []
     for shape in SHAPES:
         if given.only and given.only not in shape.name:
             continue
@@ -275,6 +279,11 @@ def main() -> None:
             f" {row['longest']:8.1f} {row['p99']:7.1f} {row['median']:7.2f}",
             flush=True,
         )
+        waits = [f"{row[name]:.1f}" for name in ("longest", "p99", "median")]
+        rows.append([shape.name, f"{row['memory']:.0f}", *waits])
+    if given.csv:
+        with given.csv.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ log = Logger()
 _UNUSUAL: Final = (*UNREADABLE, TypeError)
 
 
+_BRACKET: Final = ord("[")
+
 # Before a login a line may have so many bytes.
 _STRANGER_BYTES: Final = 64 * 1024
 
@@ -237,27 +239,30 @@ class Reader:
         if isinstance(line, OverlongLine):
             self._dispatch_event(self._session.receive_overlong(line))
             return []
+        found = None
         if len(line) >= HEAVY_BYTES:
-            found = structure_of(line)
-            if self._has_too_many(line, found):
-                excess = f"has more containers than max_containers ({self._max_containers:,})"
-                self._dispatch_event(self._session.receive_overlong(OverlongLine(line, excess)))
-                return []
-            if problem is None:
+            # Each container is a byte at least.
+            if len(line) > self._max_containers:
+                found = structure_of(line)
+                if self._has_too_many(line, found):
+                    excess = f"has more containers than max_containers ({self._max_containers:,})"
+                    self._dispatch_event(self._session.receive_overlong(OverlongLine(line, excess)))
+                    return []
+            if problem is None and line[0] != _BRACKET:
                 try:
                     message = decode_long(line)
                 except UNREADABLE as unreadable:
                     problem = unreadable
                 else:
-                    self._receive(message, decoded_bytes(line, found))
+                    self._receive(message, decoded_bytes(line, found or structure_of(line)))
                     return []
         batch = self._session.receive_batch(line)
         if batch is None:
             event = self._session.receive_unusual(line, cast(BaseException, problem))
             events = iter(event if isinstance(event, list) else (event,))
-            return self._dispatch_each(events, decoded_factor(line, 1), until)
+            return self._dispatch_each(events, decoded_factor(line, 1, found), until)
         messages, reply = batch
-        return self._serve(messages, until, reply, decoded_factor(line, len(messages)))
+        return self._serve(messages, until, reply, decoded_factor(line, len(messages), found))
 
     def _has_too_many(self, line: Line, found: Structure) -> bool:
         """Whether a request has more containers than a line to a server may have."""

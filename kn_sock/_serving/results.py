@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -16,6 +16,9 @@ from kn_sock.errors import InternalError, RPCError
 if TYPE_CHECKING:
     from kn_sock._serving.context import ServerCall
 
+
+# Results of these take less to encode for many calls at once than to hand over.
+_SMALL: Final = frozenset({int, float, bool, type(None)})
 
 # Threads that all encode would keep the reactor from running: it would have to wait for each.
 _one_at_a_time = threading.Lock()
@@ -44,7 +47,7 @@ def encode_in_thread(call: ServerCall, result: Any, limit: int, account: Account
     Thread: any.
     """
     kind = type(result)
-    if kind is str and len(result) <= SHORT_TEXT:
+    if kind in _SMALL or (kind is str and len(result) <= SHORT_TEXT):
         return result
     if is_awaitable(result):
         return result

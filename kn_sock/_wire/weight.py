@@ -23,8 +23,15 @@ _VALUE: Final = 24
 # What a message takes at least beside its arguments.
 _ENVELOPE_BYTES: Final = 40
 
+# What each member of a batch has once.
+_KEY: Final = b'"jsonrpc"'
+
 # Containers are counted in pieces of this size, to stop where there are too many.
 _PIECE_BYTES: Final = 256 * 1024
+
+# What is counted, and up to how many it is found instead.
+_COUNTED: Final = (b"[", b"{", b":", b",")
+_FEW: Final = 8
 
 # What counting needs to look at; everything else is deleted first.
 _STRUCTURE: Final = b'[{:,"'
@@ -50,8 +57,17 @@ class Structure(NamedTuple):
 
 def structure_of(line: Line) -> Structure:
     """Count the characters that make the structure of a line."""
-    count = line.count
-    return Structure(count(b"["), count(b"{"), count(b":"), count(b","))
+    return Structure(*[_count(line, character) for character in _COUNTED])
+
+
+def _count(line: Line, character: bytes) -> int:
+    """Return what ``line.count`` does: finding a few is twenty times as fast as counting."""
+    place = -1
+    for number in range(_FEW):
+        place = line.find(character, place + 1)
+        if place < 0:
+            return number
+    return _FEW + line.count(character, place + 1)
 
 
 def decoded_bytes(line: Line, found: Structure) -> int:
@@ -60,17 +76,30 @@ def decoded_bytes(line: Line, found: Structure) -> int:
     return len(line) + _LIST * found.lists + _DICT * found.dicts + _VALUE * values
 
 
-def decoded_factor(line: Line, members: int) -> float:
+def decoded_factor(line: Line, members: int, found: Structure | None) -> float:
     """Return how many bytes the members of a batch take decoded, for each byte of theirs.
 
     It is 0 if none of them can be so long that it is counted.
+
+    Args:
+        line: the batch.
+        members: how many it has.
+        found: its structure, if it is known.
     """
     if len(line) - _ENVELOPE_BYTES * members < HEAVY_BYTES:
         return 0
-    pieces = line.split(b'"jsonrpc"')
-    if len(pieces) == members + 1 and max(map(len, pieces)) < HEAVY_BYTES:
+    if line.count(_KEY) == members and _is_dense(line):
         return 0
-    return decoded_bytes(line, structure_of(line)) / len(line)
+    return decoded_bytes(line, found or structure_of(line)) / len(line)
+
+
+def _is_dense(line: Line) -> bool:
+    """Whether a member of a batch begins at least so often that none is heavy."""
+    step = HEAVY_BYTES // 2
+    return all(
+        line.find(_KEY, start, start + step + len(_KEY)) >= 0
+        for start in range(0, len(line) - step, step)
+    )
 
 
 def has_more_containers(line: Line, found: Structure, most: int) -> bool:

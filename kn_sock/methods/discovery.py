@@ -59,25 +59,37 @@ class Schemas:
     """
 
     def __init__(self, methods: Iterable[Method]) -> None:
-        annotations = [
-            annotation
+        annotations = {
+            _key(annotation): annotation
             for method in methods
             if method.signature is not None
             for annotation in (
                 *(parameter.annotation for parameter in method.signature.parameters.values()),
                 method.signature.return_annotation,
             )
+        }
+        described = {
+            key: annotation
+            for key, annotation in annotations.items()
             if _can_be_described(annotation)
-        ]
+        }
         schemas, self.components = msgspec.json.schema_components(
-            annotations, ref_template="#/components/schemas/{name}"
+            described.values(), ref_template="#/components/schemas/{name}"
         )
-        self._schemas = [*zip(annotations, schemas, strict=True)]
+        self._schemas = dict(zip(described, schemas, strict=True))
 
     def of(self, annotation: Any) -> Any:
         """Return the schema of an annotation; the empty one if it has none."""
-        # Compared by identity: not every annotation can be hashed.
-        return next((schema for known, schema in self._schemas if known is annotation), {})
+        return self._schemas.get(_key(annotation), {})
+
+
+def _key(annotation: Any) -> Any:
+    """Return what stands for an annotation in a dict: itself, or its identity."""
+    try:
+        hash(annotation)
+    except TypeError:
+        return id(annotation)
+    return annotation
 
 
 def _can_be_described(annotation: Any) -> bool:

@@ -133,6 +133,20 @@ def test_every_module_has_its_place() -> None:
     assert {room_of(module) for module in MODULES} == set(RANKS)
 
 
+def test_the_map_in_the_documentation_has_every_module() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.rst").read_text("utf-8")
+    # The rooms of these explain themselves.
+    rooms = {"testing", "conformance", "__init__"}
+    missing = {
+        module
+        for module in MODULES
+        if room_of(module) not in rooms
+        and not module.endswith("__init__")
+        and f"``{module.rpartition('.')[2]}``" not in text
+    }
+    assert missing == set()
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_from_the_layers_below(module: str) -> None:
     room = room_of(module)
