@@ -37,6 +37,7 @@ from kn_sock._wire.framing import Framer, LineFramer, OverlongLine
 from kn_sock._wire.messages import Message
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock._wire.session import Session
+from kn_sock._wire.weight import has_more_containers, pack, structure_of, unpack
 from kn_sock.conformance._cases import read_groups
 from kn_sock.errors import ErrorCode, MethodNotFound, RPCError
 
@@ -81,6 +82,7 @@ class Checker:
                 received: Any = session.receive_overlong(line)
             else:
                 compare_with_json(bytes(line))
+                compare_weight(bytes(line))
                 received = session.receive(line)
             seen.add(check_outcome(session, received))
         seen.add((len(lines) > 2, len(documents) > len(lines)))
@@ -134,6 +136,46 @@ def compare_with_json(line: bytes) -> None:
     for name in Message.__struct_fields__:
         decoded, wanted = getattr(message, name), value.get(name, UNSET)
         assert same(decoded, wanted), f"{name} is {decoded!r}, and by json {wanted!r}"
+
+
+def compare_weight(line: bytes) -> None:
+    """Hold what a line is said to cost against what the standard library makes of it."""
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=refuse, object_pairs_hook=Pairs)
+    except (ValueError, RecursionError):
+        return
+    containers = containers_of(value)
+    found = structure_of(line)
+    assert found.containers >= containers, "fewer containers than there are"
+    assert not has_more_containers(line, found, containers), "more containers than there are"
+    if containers:
+        assert has_more_containers(line, found, containers - 1), "not all containers"
+    try:
+        packed = pack([value], UNSET)
+    except ValueError:
+        return
+    assert unpack(packed) == ([value], UNSET), "not what was packed"
+
+
+class Pairs(list[Any]):
+    """The members of an object, with those that have the same name."""
+
+
+def containers_of(value: Any) -> int:
+    """Count as ``max_containers`` does, by a walk through the values."""
+    containers = commas = 0
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, Pairs):
+            containers += 1 + len(one)
+            commas += max(0, len(one) - 1)
+            left += [inner for _, inner in one]
+        elif isinstance(one, list):
+            containers += 1
+            commas += max(0, len(one) - 1)
+            left += one
+    return containers + commas // 4
 
 
 def refuse(text: str) -> Any:

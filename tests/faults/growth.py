@@ -29,6 +29,7 @@ from tests.faults.peers import (
     Peer,
     Served,
     call,
+    join,
     open_sockets,
     things_on,
     wait_until,
@@ -86,7 +87,12 @@ def hold() -> Deferred[Any]:
     return Deferred()
 
 
-FUNCS = {"echo": in_reactor(lambda value: value), "echo_in_thread": lambda v: v, "hold": hold}
+FUNCS = {
+    "echo": in_reactor(lambda value: value),
+    "echo_in_thread": lambda value: value,
+    "hold": hold,
+    "text": lambda length: "x" * length,
+}
 
 
 def connections(port: int, count: int) -> None:
@@ -152,12 +158,50 @@ def clients(port: int, count: int) -> None:
         thread.join()
 
 
+def heavy_lines() -> list[bytes]:
+    """What one peer may send to cost others memory or time."""
+    lists = b"[" + b",".join([b"[]"] * 40_000) + b"]"
+    old = b'{"method":"%s","params":[%s],"kwargs":{}}\n'
+    text = call(1, "echo_in_thread", "x" * 300_000)
+    too_many = lists.replace(b",", b",[],[],")
+    return [
+        old % (b"hold", b"") + 20 * (old % (b"echo", lists)),
+        b"".join(call(number, "text", 300_000) for number in range(50)),
+        b"[" + b",".join([call(1, "hold").strip(), text.strip()] * 10) + b"]\n",
+        20 * text,
+        b'{"jsonrpc":"2.0","id":1,"method":"echo","params":' + too_many + b"}\n",
+        b"[" * 1_000_000,
+        b'{"id":null,"error":{"message":"\\u001b[31m"}}\n' * 1000,
+        b"garbage\n" * 1000,
+        b"[" + b",".join([call(1, "rpc.discover").strip()] * 1000) + b"]\n",
+    ]
+
+
+def hostile(port: int, count: int) -> None:
+    """Connect so often, each time with something that costs much, and reset it under way."""
+    thread = reactor_thread()
+    lines = heavy_lines()
+    with RPCClient(HOST, port, timeout=PATIENCE) as client:
+        readers = len(things_on(thread)[0])
+        for _ in range(count // len(lines)):
+            peers = [join(port) for _ in lines]
+            for peer, data in zip(peers, lines, strict=True):
+                peer.socket.setblocking(False)
+                # As much as the system takes.
+                peer.socket.send(data)
+            client.call("echo_in_thread", 1)
+            for peer in peers:
+                peer.reset()
+            wait_until(lambda: len(things_on(thread)[0]) <= readers)
+
+
 LOADS: dict[str, tuple[Callable[[int, int], None], int]] = {
     "connections": (connections, 2_000),
     "calls": (calls, 100_000),
     "cancelled": (cancelled, 10_000),
     "timed_out": (timed_out, 10_000),
     "clients": (clients, 2_000),
+    "hostile": (hostile, 450),
 }
 
 

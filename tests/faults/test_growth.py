@@ -18,6 +18,7 @@ COUNTS = {
     "cancelled": 2_000,
     "timed_out": 2_000,
     "clients": 600,
+    "hostile": 90,
 }
 
 

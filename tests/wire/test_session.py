@@ -1159,7 +1159,9 @@ OUTCOMES: list[tuple[Any, str]] = [
     (
         "Request",
         """
-        cancel_as_request carriage_return_inside id_fraction_long id_string_long
+        cancel_as_request carriage_return_inside heavy_floats heavy_in_strings heavy_lists
+        heavy_members heavy_nested_lists heavy_objects heavy_plain_lists heavy_rows
+        heavy_short_texts heavy_token id_fraction_long id_string_long
         method_dunder method_empty method_lone_surrogate method_long
         method_reserved_unknown method_twice name_bad_utf8 name_escaped
         params_lone_surrogate params_name_lone_surrogate
@@ -1168,8 +1170,8 @@ OUTCOMES: list[tuple[Any, str]] = [
     (
         "ProtocolViolation",
         """
-        reply_error_null_alone reply_id_fraction reply_id_missing reply_id_null
-        reply_id_string reply_id_true reply_never_asked
+        reply_error_null_alone reply_error_plain_with_escapes reply_id_fraction
+        reply_id_missing reply_id_null reply_id_string reply_id_true reply_never_asked
         """,
     ),
     (
@@ -1194,6 +1196,7 @@ OUTCOMES: list[tuple[Any, str]] = [
         "UnmatchedError",
         """
         reply_error_code_huge reply_error_code_string reply_error_nested
+        reply_error_with_escapes
         """,
     ),
     (
@@ -1205,7 +1208,8 @@ OUTCOMES: list[tuple[Any, str]] = [
     ([[NO_REQUEST, NO_REQUEST]], "batch_of_nulls"),
     ([[NO_REQUEST, NO_REQUEST, NO_REQUEST]], "batch_of_numbers"),
     ([[NO_REQUEST_1]], "batch_of_pair_requests"),
-    (["Request", "Request"], "batch_same_id_twice"),
+    (["Request", "Request"], "batch_same_id_twice heavy_batch_with_a_key_inside"),
+    (["Request"] * 13, "heavy_batch_of_discover"),
     ((-32010, None), "batch_too_large"),
     ((-32600, 7), "object_id_alone"),
     (["ProtocolViolation", "ProtocolViolation"], "reply_batch_never_asked"),
