@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.cred.portal import Portal
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 import kn_sock
+from kn_sock import in_reactor
 from kn_sock._observe.peer_log import LINES_A_MINUTE, PeerLog
+from kn_sock.auth import MethodsRealm, PasswordChecker
+from kn_sock.testing import MemoryNetwork
+from tests.serving.peers import join, listen
 
 HOSTILE = "\x1b[2J\r\nforged line\u202e\x00\ud800" + "x" * 10_000
 
@@ -87,6 +93,52 @@ def _direct_log_calls() -> list[str]:
 
 def test_every_line_about_a_peer_is_written_by_the_peer_log() -> None:
     assert _direct_log_calls() == []
+
+
+def hostile_lines() -> list[bytes]:
+    """What a peer can say, with a hostile text wherever there may be a text."""
+    messages: list[Any] = [
+        {"id": None, "error": {"code": 1, "message": HOSTILE}},
+        {"id": 7, "error": {"code": 1, "message": "m", "data": HOSTILE}},
+        {"error": HOSTILE},
+        {"result": HOSTILE},
+        {"jsonrpc": "2.0", "id": HOSTILE, "result": 1},
+        {"jsonrpc": "2.0", "method": HOSTILE},
+        {"jsonrpc": "2.0", "method": "fails", "params": [HOSTILE]},
+        {"jsonrpc": "2.0", "method": "fails", "params": {HOSTILE: 1}},
+        {"jsonrpc": "2.0", "id": 1, "method": "fails", "params": [HOSTILE]},
+        {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": HOSTILE}},
+        {"jsonrpc": HOSTILE, "id": 1, "method": "fails"},
+        {"method": HOSTILE, "params": [], "kwargs": {}},
+        {"jsonrpc": "2.0", "id": 2, "method": "rpc.login", "params": [HOSTILE, HOSTILE]},
+        {"jsonrpc": "2.0", "id": 3, "method": "fails", "traceparent": HOSTILE},
+    ]
+    lines = [json.dumps(message).encode() for message in messages]
+    hostile = HOSTILE.encode(errors="surrogatepass")
+    return [*lines, hostile, b"GET /" + hostile + b" HTTP/1.1\r\n"]
+
+
+@pytest.mark.parametrize("has_login", [False, True])
+@pytest.mark.parametrize("line", hostile_lines())
+def test_no_hostile_text_comes_into_the_log_as_it_is(
+    network: MemoryNetwork, log_events: Any, line: bytes, has_login: bool
+) -> None:
+    def fails(*said: Any) -> None:
+        raise ValueError(*said)
+
+    portal = Portal(MethodsRealm(), [PasswordChecker({"ada": "secret"})]) if has_login else None
+    factory = listen(network, {"fails": in_reactor(fails)}, portal=portal)
+    client = join(network)
+    client.transport.write(line + b"\n")
+    network.pump()
+    network.reactor.advance(2.0)
+    network.pump()
+    factory.drain()
+    network.pump()
+    for said in log_events.take_lines():
+        assert not set(said) & {"\x1b", "\r", "\u202e", "\0", "\ud800"}
+        assert "\nforged" not in said
+        assert len(said) < 2000
 
 
 @pytest.mark.parametrize("text", ["plain", "naïve", "日本語"])
