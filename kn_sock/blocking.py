@@ -157,8 +157,10 @@ class RPCClient:
         try:
             link.begin(call, args, kwargs, self._options)
             return call.outcome.wait()
-        except KeyboardInterrupt:
-            link.give_up(call)
+        except BaseException:
+            # Ctrl-C, or whatever else a signal handler raises: nobody waits for it any more.
+            if not call.outcome.is_there:
+                link.give_up(call)
             raise
 
     def _new_call(self, link: BlockingConnection, method: str) -> BlockingCall:

@@ -228,7 +228,8 @@ class BlockingConnection:
 
     def give_up(self, call: ClientCall) -> None:
         """Cancel a call, soon. Thread: any."""
-        self.thread.submit(self._give_up, call)
+        if not self.thread.is_forked:
+            self.thread.submit(self._give_up, call)
 
     def _give_up(self, call: ClientCall) -> None:
         intercepted = self._intercepted.get(call)

@@ -134,7 +134,8 @@ class ReactorThread:
         #: The connections that are open.
         self.closables: set[Closable] = set()
         self._submitted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._is_waking = False
+        # Which round of `_run_submitted` is next, and for which it has been woken.
+        self._round, self._woken_for = 0, -1
         self._outcomes: set[Outcome] = set()
         # Thread.is_alive() of Python 3.12 and before returns False for a running thread after
         # Ctrl-C interrupted it once.
@@ -190,19 +191,25 @@ class ReactorThread:
             )
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function on the reactor's thread, soon; many wake it once. Any thread."""
+        """Call a function on the reactor's thread, soon; many wake it once. Any thread.
+
+        It may be entered again from within, by a signal handler or a finalizer that calls: that it
+        was woken is noted after the fact, so that who is interrupted in between wakes it in vain.
+        """
         self._submitted.append((function, args))
-        if not self._is_waking:
+        coming = self._round
+        if self._woken_for != coming:
             try:
-                self._is_waking = True
                 self.reactor.callFromThread(self._run_submitted)
             except BaseException:
-                # Ctrl-C came in between: nobody else would wake it any more.
+                # A signal handler raised in between: nobody else would wake it.
                 self.reactor.callFromThread(self._run_submitted)
                 raise
+            self._woken_for = coming
 
     def _run_submitted(self) -> None:
-        self._is_waking = False
+        # Before they are taken: what is submitted after that wakes it again.
+        self._round += 1
         submitted = self._submitted
         self.turn.hold()
         try:
@@ -238,8 +245,10 @@ class ReactorThread:
         self.submit(start)
         try:
             return outcome.wait()
-        except KeyboardInterrupt:
-            self.submit(lambda: [cancel() for cancel in cancels])
+        except BaseException:
+            # Ctrl-C, or whatever else a signal handler raises.
+            if not outcome.is_there:
+                self.submit(lambda: [cancel() for cancel in cancels])
             raise
 
     def _fail_outcomes(self) -> None:
@@ -272,7 +281,8 @@ def _exception_of(failure: Failure) -> BaseException:
     return cast(BaseException, failure.value)
 
 
-_lock = threading.Lock()
+# A signal handler may make a client while one is made.
+_lock = threading.RLock()
 _running: ReactorThread | None = None
 # What fork() left over in a child. Kept, as closing its sockets and its poller is the parent's.
 _left_over: list[ReactorThread] = []
@@ -282,14 +292,18 @@ def reactor_thread() -> ReactorThread:
     """Return the background reactor of this process, started if necessary. Thread: any."""
     global _running
     with _lock:
-        if _running is None or not _running.is_alive:
-            _running = ReactorThread()
+        while _running is None or not _running.is_alive:
+            made = ReactorThread()
+            if _running is None or not _running.is_alive:
+                _running = made
+            else:
+                made.stop()
         return _running
 
 
 def _after_fork_in_child() -> None:
     global _running, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     if _running is not None:
         _running.is_forked = True
         _left_over.append(_running)

@@ -47,10 +47,11 @@ class ConnectionQueue:
         "_done",
         "_skipped",
         "account",
+        "added_for",
+        "delivery",
         "encode",
         "ended",
         "finished",
-        "has_ended",
         "is_blocked",
         "is_queued",
         "passes",
@@ -78,8 +79,8 @@ class ConnectionQueue:
         # Whether it has its place among the lanes that wait for a thread.
         self.is_queued = False
         self.ended: deque[Any] = deque()
-        # Whether it has its place among those that are delivered next.
-        self.has_ended = False
+        # Which `deliver` is next, and for which it has its place among those that are delivered.
+        self.delivery, self.added_for = 0, -1
 
     def run_next(self) -> None:
         """Run the job that has waited longest, if there is one. Any thread."""
@@ -130,8 +131,8 @@ class ConnectionQueue:
 
     def deliver(self) -> None:
         """Hand over what has ended. Reactor: its thread."""
-        # Cleared before they are taken: a job that ends after that notifies again.
-        self.has_ended = False
+        # Before they are taken: a job that ends after that notifies again.
+        self.delivery += 1
         self._done()
 
 
@@ -151,27 +152,32 @@ class CompletionNotifier:
         self._call_from_thread = call_from_thread
         self._deliver = deliver
         self._lanes: deque[ConnectionQueue] = deque()
-        self._is_waking = False
+        # Which round of `_collect` is next, and for which the reactor has been woken.
+        self._round, self._woken_for = 0, -1
 
     def add(self, lane: ConnectionQueue) -> None:
-        """Hand in a lane in which a job has ended. Any thread."""
-        if lane.has_ended:
+        """Hand in a lane in which a job has ended. Any thread.
+
+        It may be entered again from within, by a finalizer that calls a function of this server:
+        what was done is noted after the fact, so that who is interrupted in between does it twice.
+        """
+        delivery = lane.delivery
+        if lane.added_for == delivery:
             return
-        lane.has_ended = True
         self._lanes.append(lane)
-        if not self._is_waking:
-            self._is_waking = True
-            self._call_from_thread(self._collect)
+        self.go_on()
+        lane.added_for = delivery
 
     def go_on(self) -> None:
-        """Deliver what is left, after others have had their turn. Reactor: its thread."""
-        if not self._is_waking:
-            self._is_waking = True
+        """Have what is there delivered, after others have had their turn. Any thread."""
+        coming = self._round
+        if self._woken_for != coming:
             self._call_from_thread(self._collect)
+            self._woken_for = coming
 
     def _collect(self) -> None:
-        # Cleared before the lanes are taken, as one that comes after that wakes again.
-        self._is_waking = False
+        # Before the lanes are taken: one that comes after that wakes again.
+        self._round += 1
         self._deliver(self._lanes)
 
 
@@ -309,10 +315,10 @@ class WorkerPool:
             if job is not None:
                 job._run(lane)
                 lane.ended.append(job)
+                if lane.added_for != lane.delivery:
+                    lane.finished.add(lane)
                 # What it holds must not live on while this thread waits.
                 job = None
-                if not lane.has_ended:
-                    lane.finished.add(lane)
 
     def _park(self, lock: threading.Lock) -> None:
         """Wait until there may be something to do."""
