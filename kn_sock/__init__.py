@@ -31,6 +31,7 @@ from kn_sock.errors import (
     ParseError,
     RemoteError,
     RPCError,
+    SocketNotFound,
 )
 from kn_sock.methods.signature import Method, in_reactor, in_thread
 from kn_sock.methods.table import MethodTable
@@ -68,6 +69,7 @@ __all__ = [
     "RemoteError",
     "ServedCall",
     "ServerOptions",
+    "SocketNotFound",
     "Stats",
     "__version__",
     "connect",

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from kn_sock._calling.context import ConnectionContext
 from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
-from kn_sock._client.endpoints import EndpointLike, endpoints_for
+from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
 from kn_sock._client.failover import Connector, OnConnected
 from kn_sock._client.reconnecting import ReconnectingClient
 from kn_sock._declarations import check_flag
@@ -147,6 +147,7 @@ class ClientFactory(Factory):
 
 def connect(
     endpoint: EndpointLike | Sequence[EndpointLike],
+    port: int | None = None,
     *,
     reactor: Any = None,
     connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
@@ -159,7 +160,8 @@ def connect(
     Args:
         endpoint: a Twisted client endpoint or its description, such as ``"tcp:localhost:8080"``,
             ``"tls:example.com:8443"`` or ``"unix:/run/app.sock"``; or a list of them, which are
-            tried in order until one answers.
+            tried in order until one answers. With *port*, a host.
+        port: the port of a host, from 1 to 65535.
         reactor: the reactor; by default the global one.
         connect_timeout: seconds for each endpoint, including the TLS handshake and *on_connected*;
             ``None`` for no limit but the endpoint's own.
@@ -190,7 +192,11 @@ def connect(
             "queue_while_disconnected is for RPCClientService and RPCClient"
         )
     factory = ClientFactory(reactor, **options)
-    endpoints = endpoints_for(endpoint, reactor)
+    endpoints = (
+        endpoints_for(endpoint, reactor)
+        if port is None
+        else [host_endpoint(reactor, cast(str, endpoint), port)]
+    )
     dialler = Connector(endpoints, factory, connect_timeout, reactor, on_connected, credentials)
     return dialler.dial().addCallback(lambda protocol: protocol.connection)
 

@@ -225,6 +225,13 @@ class ConnectRefused(ConnectFailed, ConnectionRefusedError):
         super().__init__(message, number)
 
 
+class SocketNotFound(ConnectFailed, FileNotFoundError):
+    """There is no Unix socket of that path. Also the builtin ``FileNotFoundError``."""
+
+    def __init__(self, message: str, number: int | None = errno_module.ENOENT) -> None:
+        super().__init__(message, number)
+
+
 class LoginFailed(ConnectFailed):
     """The server answered, and refused the login or has none; the ``__cause__`` is its answer.
 

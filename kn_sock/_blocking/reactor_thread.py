@@ -29,6 +29,9 @@ log = Logger()
 
 T = TypeVar("T")
 
+# Names that are looked up at once.
+_LOOKUPS = 100
+
 # Waits are sliced, so that a signal is seen on every platform, and the end of the thread too.
 _SLICE = 1.0
 
@@ -120,6 +123,8 @@ def new_reactor() -> Any:
     # Which thread "the" I/O thread is, is one fact for the whole process; it is not ours to say.
     reactor._registerAsIOThread = False
     use_monotonic_clock(reactor)
+    # Its threads look names up, and start when there are some: one that hangs keeps its thread.
+    reactor.suggestThreadPoolSize(_LOOKUPS)
     return reactor
 
 
@@ -127,7 +132,21 @@ class ReactorThread:
     """A reactor, running in a daemon thread of its own."""
 
     def __init__(self) -> None:
-        self.reactor = new_reactor()
+        # Thread.is_alive() of Python 3.12 and before returns False for a running thread after
+        # Ctrl-C interrupted it once.
+        self._has_ended = False
+        # First, as there may be too many: what a reactor has open would stay open.
+        begin = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(begin,), name="kn_sock-reactor", daemon=True
+        )
+        self._thread.start()
+        try:
+            self.reactor = new_reactor()
+        except BaseException:
+            self._has_ended = True
+            begin.set()
+            raise
         self.turn = WriteCoalescer(self.reactor)
         self.is_forked = False
         self.is_ending = False
@@ -137,18 +156,17 @@ class ReactorThread:
         # Which round of `_run_submitted` is next, and for which it has been woken.
         self._round, self._woken_for = 0, -1
         self._outcomes: set[Outcome] = set()
-        # Thread.is_alive() of Python 3.12 and before returns False for a running thread after
-        # Ctrl-C interrupted it once.
-        self._has_ended = False
         self.reactor.addSystemEventTrigger("before", "shutdown", self._fail_outcomes)
         is_running = Outcome(self)
         self.reactor.callWhenRunning(is_running.succeed, None)
-        self._thread = threading.Thread(target=self._run, name="kn_sock-reactor", daemon=True)
-        self._thread.start()
+        begin.set()
         is_running.wait()
         self._ident = self._thread.ident
 
-    def _run(self) -> None:
+    def _run(self, begin: threading.Event) -> None:
+        begin.wait()
+        if self._has_ended:
+            return
         try:
             self.reactor.run(installSignalHandlers=False)
         finally:

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from kn_sock._declarations import check_seconds
 from kn_sock._io.transport import place_of
-from kn_sock.errors import ConnectFailed, ConnectRefused, LoginFailed
+from kn_sock.errors import ConnectFailed, ConnectRefused, LoginFailed, SocketNotFound
 
 P = TypeVar("P")
 
@@ -65,7 +65,9 @@ def dial(
         if timer.active():
             timer.cancel()
         elif isinstance(outcome, Failure):
-            error = progress.failed(f"{progress.stage} within {timeout:g} s", errno.ETIMEDOUT)
+            is_resolving = getattr(endpoint, "is_resolving", False)
+            stage = "the name was not resolved" if is_resolving else progress.stage
+            error = progress.failed(f"{stage} within {timeout:g} s", errno.ETIMEDOUT)
             error.__cause__ = outcome.value
             return Failure(error)
         return outcome
@@ -96,6 +98,10 @@ def _as_connect_failed(failure: Failure, progress: Progress) -> Failure:
     if isinstance(problem, twisted_error.ConnectionRefusedError):
         error = ConnectRefused(
             f"cannot connect to {progress.place}: connection refused; is the server running?"
+        )
+    elif isinstance(problem, twisted_error.ConnectError) and problem.osError == errno.ENOENT:
+        error = SocketNotFound(
+            f"cannot connect to {progress.place}: there is no such socket; is the server running?"
         )
     elif isinstance(problem, twisted_error.TimeoutError):
         error = progress.failed("no answer", errno.ETIMEDOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -21,6 +22,8 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from kn_sock._io.transport import check_path
 
 #: A client endpoint, or the description of one.
 EndpointLike: TypeAlias = IStreamClientEndpoint | str
@@ -53,22 +56,57 @@ def endpoint_for(endpoint: IStreamClientEndpoint | str, reactor: Any) -> IStream
         ValueError: the description cannot be understood.
     """
     if IStreamClientEndpoint.providedBy(endpoint):
+        check_path(endpoint)
         return endpoint
     if not isinstance(endpoint, str):
         raise TypeError(f"a client endpoint or its description is wanted, not {endpoint!r}")
-    kind, _, rest = endpoint.partition(":")
+    kind, _, rest = _spelled_out(endpoint).partition(":")
     host, _, port = rest.rpartition(":")
-    if kind == "tcp" and host and port.isdigit() and not set("=:\\") & set(host):
+    if kind == "tcp" and port.isdigit() and _HOST.fullmatch(host):
         return host_endpoint(reactor, host, int(port))
+    # Twisted's own descriptions have no brackets.
+    rest = _BRACKETED.sub(lambda found: found[1].replace(":", "\\:"), rest)
     try:
-        return cast(IStreamClientEndpoint, clientFromString(reactor, endpoint))
+        made = cast(IStreamClientEndpoint, clientFromString(reactor, f"{kind}:{rest}"))
     except Exception as problem:
-        if kind in ("tls", "ssl") and isinstance(problem, (NameError, ImportError)):
-            raise ValueError(f"{endpoint!r} needs TLS: pip install 'twisted[tls]'") from problem
-        raise ValueError(
-            f"{endpoint!r} is no client endpoint ({problem}); "
-            "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"
-        ) from problem
+        raise ValueError(_problem_with(endpoint, kind, rest, problem)) from problem
+    check_path(made)
+    return made
+
+
+# A name, an address, or an IPv6 address in brackets.
+_HOST = re.compile(r"[^\[\]=:/\\]+|\[[^\[\]]+\]")
+
+_BRACKETED = re.compile(r"\[([^\[\]]*)\]")
+
+_KINDS = ("tcp", "tls", "ssl", "unix")
+
+
+def _spelled_out(endpoint: str) -> str:
+    """Return the description that is meant by ``localhost:8080`` or ``tcp://localhost:8080``."""
+    text = endpoint.strip()
+    kind, separator, rest = text.partition("://")
+    if separator and kind in _KINDS:
+        return f"{kind}:{rest}"
+    host, _, port = text.rpartition(":")
+    is_bare = port.isdigit() and _HOST.fullmatch(host) and host not in _KINDS
+    return f"tcp:{text}" if is_bare else text
+
+
+def _problem_with(endpoint: str, kind: str, rest: str, problem: Exception) -> str:
+    """Return what is wrong with a description that Twisted does not take."""
+    if kind in ("tls", "ssl"):
+        if isinstance(problem, (NameError, ImportError)):
+            return f"{endpoint!r} needs TLS: pip install 'twisted[tls]'"
+        if "trustRoots=" in rest:
+            return (
+                f"{endpoint!r}: trustRoots= has to be a directory with certificates in files "
+                f"whose names end with .pem ({problem or type(problem).__name__})"
+            )
+    return (
+        f"{endpoint!r} is no client endpoint ({problem or type(problem).__name__}); "
+        "one is tcp:localhost:8080, tls:example.com:8443 or unix:/run/app.sock"
+    )
 
 
 def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
@@ -86,6 +124,9 @@ def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
         raise ValueError(f"a port is between 1 and 65535, not {port}")
     if not isinstance(host, str) or not host:
         raise TypeError(f"a host is a name or an address, not {host!r}")
+    host = host.strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
     try:
         host.encode("idna")
     except UnicodeError as problem:
@@ -94,7 +135,10 @@ def host_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
     if isIPv6Address(host):
         kind = TCP6ClientEndpoint
     elif ":" in host:
-        raise ValueError(f"a host is a name or an address, and the port is apart: not {host!r}")
+        raise ValueError(
+            f"a host is a name or an address, and the port is apart: not {host!r}; "
+            "an endpoint is for RPCClient.from_endpoint and connect"
+        )
     elif host.replace(".", "").isdigit():
         kind = TCP4ClientEndpoint
     return cast(IStreamClientEndpoint, kind(reactor, host, port))
@@ -113,11 +157,19 @@ class NameEndpoint:
         self._reactor = reactor
         self._host = host
         self._port = port
+        #: Whether the name is being looked up.
+        self.is_resolving = False
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Resolve the name and connect."""
         race = _Race(self._reactor, protocolFactory)
-        receiver = _Addresses(lambda found: race.begin(found, self._host, self._port))
+        self.is_resolving = True
+
+        def resolved(found: list[IAddress]) -> None:
+            self.is_resolving = False
+            race.begin(found, self._host, self._port)
+
+        receiver = _Addresses(resolved)
         resolver = cast(IReactorPluggableNameResolver, self._reactor).nameResolver
         resolver.resolveHostName(receiver, self._host, self._port)
         return race.winner

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from twisted.internet import error as twisted_error
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IStreamClientEndpoint
 
@@ -12,6 +13,7 @@ from kn_sock._client.credentials import Credentials, CredentialsLike, refusal_te
 from kn_sock._client.dialer import Progress, dial, none_of
 from kn_sock._declarations import check_seconds
 from kn_sock._io.tls import handshake_problem
+from kn_sock._io.transport import is_connected_to_itself
 from kn_sock.connection import RPCConnection
 from kn_sock.errors import ConnectFailed, ConnectionLost, LoginFailed, RPCError
 
@@ -76,6 +78,10 @@ class Connector:
         raise none_of(problems)
 
     async def _prepare(self, protocol: RPCProtocol, progress: Progress) -> None:
+        if is_connected_to_itself(protocol.transport):
+            protocol.abort()
+            await protocol.when_closed()
+            raise twisted_error.ConnectionRefusedError
         progress.stage = "the TLS handshake was not done"
         try:
             await protocol.when_open()

@@ -8,6 +8,7 @@ The only module but `_blocking.reactor_thread` that uses private names of Twiste
 from __future__ import annotations
 
 import ipaddress
+import os
 import select
 import socket
 import struct
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
@@ -103,6 +105,17 @@ def is_reset(transport: Any) -> bool:
     # Without any flag errors are reported, and nothing else.
     poll.register(transport.fileno(), 0)
     return bool(poll.poll(0))
+
+
+def is_connected_to_itself(transport: Any) -> bool:
+    """Whether both ends are one socket.
+
+    TCP makes such a connection when a port is tried where nothing listens, and the system happens
+    to choose the same one for this end (RFC 9293, section 3.5).
+    """
+    return isinstance(transport.getHost(), (IPv4Address, IPv6Address)) and (
+        transport.getHost() == transport.getPeer()
+    )
 
 
 def can_half_close(transport: Any) -> bool:
@@ -254,6 +267,24 @@ def place_of(endpoint: Any) -> str:
         return place_of(inner)
     text = getattr(endpoint, "_hostText", None)
     return f"{text}:{port}" if text is not None else type(endpoint).__name__
+
+
+# Of a Unix socket's path, in bytes: sun_path of unix(7), less its NUL.
+_LONGEST_PATH: Final = 103 if sys.platform == "darwin" else 107
+
+
+def check_path(endpoint: Any) -> None:
+    """Check that the path of a Unix endpoint is not too long: Twisted's attempt would not end.
+
+    Raises:
+        ValueError: it is.
+    """
+    path = getattr(endpoint, "_path", b"")
+    size = len(os.fsencode(path))
+    if size > _LONGEST_PATH:
+        raise ValueError(
+            f"the path of a Unix socket has at most {_LONGEST_PATH} bytes, not {size}: {path!r}"
+        )
 
 
 def asks_for_certificates(endpoint: Any) -> bool:
