@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from typing_extensions import override
 
 from kn_sock._intercept.chain import around, as_deferred
-from kn_sock._serving.context import ServerCall, current, run_as
+from kn_sock._serving.context import ServerCall, run_as
 from kn_sock._serving.refusals import deferred_in_thread, no_thread, not_found
 from kn_sock._serving.results import is_awaitable
 from kn_sock.calls import ServedCall, show
@@ -121,13 +121,10 @@ class ServeInterceptors:
         if not method.on_reactor and self._dispatcher.runner.uses_threads:
             return self._run_in_thread(served, call, method)
         served.is_begun = True
-        token = current.set(served)
         try:
-            return as_deferred(method.function(*call.args, **call.kwargs))
+            return as_deferred(run_as(served, method.function, call.args, call.kwargs))
         except BaseException:
             return fail()
-        finally:
-            current.reset(token)
 
     def _run_in_thread(self, served: _Served, call: ServedCall, method: Method) -> Deferred[Any]:
         lane = self._dispatcher.calls.own_lane()

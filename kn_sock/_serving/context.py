@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType
 
@@ -83,21 +83,21 @@ class ServerCall(Struct, eq=False, gc=False):
         self.function = self.args = self.kwargs = self.unbound = None
 
     def _run(self, lane: ConnectionQueue) -> None:
-        """Run the function, on a thread, and encode its result there."""
+        """Run the function, on a thread and in a context of its own; encode its result there."""
         function, args, kwargs, method = self.function, self.args, self.kwargs, self.unbound
         self.function = self.args = self.kwargs = None
-        token = current.set(self)
+        run = copy_context().run
+        run(current.set, self)
         try:
             if method is not None:
-                args, kwargs = method.bind(args, kwargs)  # type: ignore[arg-type]  # as they came
+                args, kwargs = run(method.bind, args, kwargs)  # type: ignore[arg-type]  # as they came
             # They are set by who submits it.
-            result = function(*args, **kwargs) if kwargs else function(*args)  # type: ignore[misc]
+            result = run(function, *args, **kwargs) if kwargs else run(function, *args)  # type: ignore[arg-type, misc]
             del args, kwargs
             self.result = result if type(result) in _QUICK else lane.encode(self, result)
         except BaseException as error:
             # All of them: SystemExit too is the reactor's to act on, not this thread's.
             self.error = error
-        current.reset(token)
 
 
 def time_left(timeout: float | None) -> float | None:
@@ -124,9 +124,10 @@ def time_left(timeout: float | None) -> float | None:
 
 
 def run_as(served: ServerCall, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Run a function so that `current_call` gives this call in it."""
-    token = current.set(served)
-    try:
-        return function(*args, **kwargs) if kwargs else function(*args)
-    finally:
-        current.reset(token)
+    """Run a function so that `current_call` gives this call in it.
+
+    It has a context of its own: what it sets there, no other call sees.
+    """
+    run = copy_context().run
+    run(current.set, served)
+    return run(function, *args, **(kwargs or {}))

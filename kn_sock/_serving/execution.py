@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import ReferenceType, ref
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-set_current = current.set
-reset_current = current.reset
 
 # Results of these types are certainly no Deferred, coroutine or other awaitable.
 _PLAIN_TYPES: Final = frozenset({int, str, float, bool, type(None), dict, list, tuple, bytes})
@@ -129,14 +128,13 @@ class Execution:
         if not method.on_reactor and self.runner.uses_threads:
             self.run_in_thread(call, method, args, kwargs)
             return
-        token = set_current(call)
+        run = copy_context().run
+        run(current.set, call)
         try:
-            result = method.function(*args, **kwargs) if kwargs else method.function(*args)
+            result = run(method.function, *args, **(kwargs or {}))
         except BaseException as exception:
             self.finish(call, None, exception)
             return
-        finally:
-            reset_current(token)
         self.finish(call, result)
 
     def finish(self, call: ServerCall, result: Any, raised: BaseException | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from kn_sock._wire.messages import Message
 
 set_current = current.set
-reset_current = current.reset
 
 
 def serve(
@@ -104,14 +104,14 @@ def serve(
                 dispatcher.admission.check_capacity()
             continue
         call = ServerCall(connection, request, method.name, key)
-        token = set_current(call)
+        # A context of its own: what it sets there, no other call sees.
+        run, function = copy_context().run, method.function
+        run(set_current, call)
         try:
-            result = method.function(*args, **kwargs) if kwargs else method.function(*args)
+            result = run(function, *args, **kwargs) if kwargs else run(function, *args)
         except BaseException as exception:
             calls.finish(call, None, exception)
             continue
-        finally:
-            reset_current(token)
         if (
             type(key) is not int
             or dispatcher.is_over

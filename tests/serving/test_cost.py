@@ -17,11 +17,11 @@ import pytest
 
 # For a request or a call: functions written in Python, and functions written in C.
 CALLS = {
-    "one request in a read": (13.0, 21.0),
-    "400 requests in a read": (1.0, 8.0),
+    "one request in a read": (13.0, 22.0),
+    "400 requests in a read": (1.0, 9.0),
     "a batch of 100": (1.5, 6.5),
     "400 requests for threads, an executor's": (10.1, 18.1),
-    "400 requests for threads, the pool's": (3.1, 15.1),
+    "400 requests for threads, the pool's": (3.1, 16.1),
     "one call of a Deferred client": (48.0, 40.0),
     "400 calls of a Deferred client": (21.1, 23.1),
     "a call of a blocking client, on its thread": (23.0, 14.0),

@@ -499,7 +499,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "ignores that an id is in flight already": ("or key in running", ""),
     "forgets when a call was read": ("key, since, True", "key, 0.0, True"),
     "forgets a call that a thread runs": ("running[key] = call", "pass"),
-    "leaves the current call behind": ("reset_current(token)", "pass"),
+    "leaves the current call behind": ("run(set_current, call)", "set_current(call)"),
     "does not log what a function raised": ("None, exception)", "None, RuntimeError())"),
     "does not look whether a result can be encoded": (
         "or not ((type(result) is int and LEAST_INT <= result <= MOST_INT) or is_plain(result))\n"
