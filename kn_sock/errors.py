@@ -7,11 +7,12 @@ belongs here; the modules at the rim attach Twisted's own error as the ``__cause
 from __future__ import annotations
 
 import builtins
+import copy
 import enum
 import errno as errno_module
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "CallCancelled",
@@ -305,6 +306,25 @@ def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
     if standard is not None:
         return standard(message, data)
     return RPCError(code, message, data)
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def another(error: E) -> E:
+    """Return an exception like this one, for one more call that fails with it.
+
+    Each has a traceback and notes of its own: those of other threads would grow into a shared one.
+    """
+    try:
+        copied = copy.copy(error)
+    except Exception:
+        # A class of others, which cannot be copied.
+        return error
+    vars(copied).pop("__notes__", None)
+    copied.__cause__ = error.__cause__
+    copied.__context__ = error.__context__
+    return copied
 
 
 def text_of(exception: BaseException) -> str:

@@ -27,6 +27,7 @@ from kn_sock.errors import (
     ParseError,
     RemoteError,
     RPCError,
+    another,
     describe_exception,
     rpc_error,
 )
@@ -399,3 +400,16 @@ def test_every_code_has_its_place_on_the_wire() -> None:
         "BATCH_TOO_LARGE": -32010,
         "CANCELLED": -32800,
     }
+
+
+def test_an_error_that_is_raised_in_two_threads_has_two_tracebacks() -> None:
+    error = ConnectFailed("cannot connect to a:1: no answer", 110)
+    error.__cause__ = ValueError("the cause")
+    error.__notes__ = ["a note"]
+    other = another(error)
+    assert type(other) is ConnectFailed
+    assert (str(other), other.errno, other.__cause__) == (str(error), 110, error.__cause__)
+    with pytest.raises(ConnectFailed):
+        raise error
+    assert other.__traceback__ is None
+    assert not hasattr(other, "__notes__")

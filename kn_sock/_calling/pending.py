@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from kn_sock._calling.call import UnfinishedWrite
 from kn_sock._io.deadlines import Deadlines
-from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
+from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError, another
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class PendingCalls:
             for call in pending:
                 self._session.discard(call.call_id, was_sent=True)
             for call in pending:
-                call.fail(error)
+                call.fail(another(error))
             return
         self._complaint = error
         self._context.runner.reports.log.warn(

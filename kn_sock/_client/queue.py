@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from kn_sock.errors import CallTimeout, ConnectionLost
+from kn_sock.errors import CallTimeout, ConnectionLost, another
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class RequestQueue:
 
         def fail(error: BaseException) -> None:
             if not done.called:
-                done.errback(Failure(error))
+                done.errback(Failure(another(error)))
 
         done: Deferred[None] = Deferred(give_up)
         one = _Waiting([], send, fail, timeout, self._deadline_in(timeout))
@@ -224,7 +224,7 @@ class RequestQueue:
     ) -> _Waiting:
         def fail(error: BaseException) -> None:
             for call in list(calls):
-                call.fail(error)
+                call.fail(another(error))
 
         def send(protocol: RPCProtocol) -> None:
             protocol.calls().start(calls, line)

@@ -15,7 +15,7 @@ from kn_sock._calling.options import BatchEntry, CallOptions, check_method
 from kn_sock._intercept.calls import InterceptedCalls, OutgoingCall, send_alone
 from kn_sock._serving.context import time_left
 from kn_sock.connection import Channel, DeferredCallCancelled
-from kn_sock.errors import CallTimeout
+from kn_sock.errors import CallTimeout, another
 
 if TYPE_CHECKING:
     from kn_sock._intercept.chain import Interceptor
@@ -166,7 +166,7 @@ class _InterceptedBatch:
     def _not_sent(self, problem: Exception, members: list[_Member]) -> None:
         self._problem = problem
         for one in members:
-            one.fail(problem)
+            one.fail(another(problem))
 
     def _written(self, member: _Member) -> bytes:
         call = member.call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from kn_sock import (
     CallTimeout,
     ConnectFailed,
     ConnectionLost,
+    ConnectRefused,
     ForkedError,
     RPCClient,
     RPCConnection,
@@ -344,3 +346,32 @@ def test_a_second_try_that_finds_no_server_says_that_the_first_may_have_run() ->
         assert caught.value.maybe_executed is True
         assert isinstance(caught.value.__cause__, ConnectFailed)
     server.stop()
+
+
+# --- calls that fail together ---------------------------------------------------------------------
+
+
+def check_each_has_its_own(futures: list[Any], kind: type[BaseException]) -> None:
+    errors = [future.exception(PATIENCE) for future in futures]
+    assert {type(error) for error in errors} == {kind}
+    assert len({str(error) for error in errors}) == 1
+    assert len({type(error.__cause__) for error in errors}) == 1
+    assert len({id(error) for error in errors}) == len(errors)
+
+
+def test_calls_that_a_refused_connection_fails_have_errors_of_their_own(free_port: int) -> None:
+    server = Served(free_port, {"add": add})
+    with RPCClient("127.0.0.1", free_port) as client:
+        server.stop()
+        with contextlib.suppress(ConnectionLost, ConnectRefused):
+            while True:
+                client.call("add", 1, 1)
+        futures = [client.submit("add", number, 1) for number in range(3)]
+        check_each_has_its_own(futures, ConnectRefused)
+
+
+def test_calls_that_a_close_fails_while_they_wait_have_errors_of_their_own(free_port: int) -> None:
+    client = RPCClient("127.0.0.1", free_port, queue_while_disconnected=True)
+    futures = [client.submit("add", number, 1) for number in range(3)]
+    client.close()
+    check_each_has_its_own(futures, ConnectionLost)
