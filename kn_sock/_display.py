@@ -42,3 +42,12 @@ def escape_control(text: str, length: int, *, keeps_newlines: bool = False) -> s
 def truncate(text: str, length: int = 200) -> str:
     """Cut a text down to a length that a person reads."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def text_of(exception: BaseException) -> str:
+    """Return the text of an exception, or its type's name if that cannot be had. Never raises."""
+    try:
+        return str(exception)
+    except BaseException:
+        # Its own __str__ may raise anything, SystemExit too.
+        return type(exception).__name__

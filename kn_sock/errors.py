@@ -7,12 +7,11 @@ belongs here; the modules at the rim attach Twisted's own error as the ``__cause
 from __future__ import annotations
 
 import builtins
-import copy
 import enum
 import errno as errno_module
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 __all__ = [
     "CallCancelled",
@@ -58,7 +57,29 @@ class ErrorCode(enum.IntEnum):
 
 
 class KnSockError(Exception):
-    """The base of every exception that kn_sock raises for what happens on a connection."""
+    """The base of every exception that kn_sock raises for what happens on a connection.
+
+    Attributes:
+        maybe_executed: whether the method may have been run; if not, to try again is safe.
+    """
+
+    maybe_executed: bool = True
+
+
+# The method was not run, whatever it is.
+_NEVER_RUN = frozenset(
+    {
+        ErrorCode.PARSE_ERROR,
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.METHOD_NOT_FOUND,
+        ErrorCode.INVALID_PARAMS,
+        ErrorCode.NOT_AUTHENTICATED,
+        ErrorCode.REQUEST_TOO_LONG,
+        ErrorCode.SERVER_BUSY,
+        ErrorCode.BATCH_TOO_LARGE,
+    }
+)
+_TOLD_BY_DATA = (ErrorCode.DEADLINE_PASSED, ErrorCode.REPLY_TOO_LONG)
 
 
 class RPCError(KnSockError):
@@ -85,6 +106,13 @@ class RPCError(KnSockError):
 
     def __str__(self) -> str:
         return str(self.message)
+
+    @property
+    def maybe_executed(self) -> bool:  # type: ignore[override]  # follows from the code
+        """Whether the method may have been run: ``False`` if trying again is safe."""
+        if self.code in _TOLD_BY_DATA and isinstance(self.data, Mapping):
+            return self.data.get("maybe_executed") is not False
+        return self.code not in _NEVER_RUN
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, self.__dict__)
@@ -148,6 +176,10 @@ class RemoteError(RPCError):
         type_name: the name of the remote exception's type, or ``None`` if the peer's dialect
             has no place for it.
         remote_traceback: the remote traceback as text, or ``None`` unless the server shares it.
+
+    Of a builtin type, ``args`` are those of the remote exception if they are numbers and texts, and
+    an ``OSError`` has ``errno``, ``strerror`` and ``filename``. A server that shares tracebacks
+    shares ``__notes__`` and the ``__cause__`` as well.
     """
 
     def __init__(self, message: str, data: Any = None, *, code: int = ErrorCode.FUNCTION_RAISED):
@@ -155,6 +187,26 @@ class RemoteError(RPCError):
         details = data if isinstance(data, Mapping) else {}
         self.type_name: str | None = _text_or_none(details.get("type"))
         self.remote_traceback: str | None = _text_or_none(details.get("traceback"))
+        self._restore(details)
+
+    def _restore(self, details: Mapping[str, Any]) -> None:
+        """Set what ``except`` clauses look at, and what a traceback shows."""
+        args = details.get("args")
+        if isinstance(args, list):
+            self.args = tuple(args)
+        if isinstance(self, OSError):
+            number, text = [*self.args, None, None][:2]
+            if type(number) is int and isinstance(text, str):
+                self.errno, self.strerror = number, text
+                self.filename = _text_or_none(details.get("filename"))
+        notes = details.get("notes")
+        if isinstance(notes, list):
+            self.__notes__ = [note for note in notes if isinstance(note, str)]
+        cause = details.get("cause")
+        if isinstance(cause, Mapping) and isinstance(cause.get("message"), str):
+            self.__cause__ = _remote_error(
+                ErrorCode.FUNCTION_RAISED, cause["message"], cause.get("data")
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         if type(self) not in _remote_kinds.values():
@@ -243,6 +295,9 @@ class LoginFailed(ConnectFailed):
 class ForkedError(KnSockError, RuntimeError):
     """A client that was made before ``fork()`` was used in the child process; it makes its own."""
 
+    #: Of the child's call, nothing was written.
+    maybe_executed = False
+
 
 _STANDARD: dict[int, type[_StandardError]] = {
     int(kind.standard_code): kind
@@ -306,49 +361,3 @@ def rpc_error(code: int, message: str, data: Any = None) -> RPCError:
     if standard is not None:
         return standard(message, data)
     return RPCError(code, message, data)
-
-
-E = TypeVar("E", bound=BaseException)
-
-
-def another(error: E) -> E:
-    """Return an exception like this one, for one more call that fails with it.
-
-    Each has a traceback and notes of its own: those of other threads would grow into a shared one.
-    """
-    try:
-        copied = copy.copy(error)
-    except Exception:
-        # A class of others, which cannot be copied.
-        return error
-    vars(copied).pop("__notes__", None)
-    copied.__cause__ = error.__cause__
-    copied.__context__ = error.__context__
-    return copied
-
-
-def text_of(exception: BaseException) -> str:
-    """Return the text of an exception, or its type's name if that cannot be had. Never raises."""
-    try:
-        return str(exception)
-    except BaseException:
-        # Its own __str__ may raise anything, SystemExit too.
-        return type(exception).__name__
-
-
-def describe_exception(exception: BaseException) -> RPCError:
-    """Return the error that the caller of a function gets for an exception.
-
-    An `RPCError` is returned unchanged. Any other exception becomes -32000 with its text, or its
-    type's name if it has none, and the builtin type that it derives from.
-    """
-    if isinstance(exception, RPCError):
-        return exception
-    kind = type(exception)
-    data = {"type": kind.__qualname__}
-    if kind.__module__ != "builtins":
-        # Even if it is only Exception: a class of the application's may be called as a
-        # builtin is, and is none.
-        bases = (base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
-        data["builtin"] = next(bases)
-    return RemoteError(text_of(exception) or kind.__name__, data)

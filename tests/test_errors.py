@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import copy
 import errno
+import json
 import pickle
 import traceback
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from kn_sock import errors
+from kn_sock._exceptions import another, describe_exception, share_details
 from kn_sock._wire.decoding import error_from_wire
 from kn_sock.errors import (
     CallCancelled,
@@ -27,8 +29,6 @@ from kn_sock.errors import (
     ParseError,
     RemoteError,
     RPCError,
-    another,
-    describe_exception,
     rpc_error,
 )
 
@@ -413,3 +413,115 @@ def test_an_error_that_is_raised_in_two_threads_has_two_tracebacks() -> None:
         raise error
     assert other.__traceback__ is None
     assert not hasattr(other, "__notes__")
+
+
+# --- what except clauses look at ------------------------------------------------------------------
+
+
+def at_the_caller(raised: BaseException, *, shares: bool = False) -> Any:
+    """What a caller gets, over the wire."""
+    error = describe_exception(raised)
+    if shares:
+        share_details(error, raised)
+    data = json.loads(json.dumps(error.data))
+    return errors.rpc_error(error.code, str(error), data)
+
+
+def test_an_os_error_has_the_number_the_text_and_the_file() -> None:
+    raised = FileNotFoundError(2, "No such file or directory", "/tmp/a")
+    error = at_the_caller(raised)
+    with pytest.raises(FileNotFoundError):
+        raise error
+    assert (error.errno, error.strerror, error.filename) == (
+        *(errno.ENOENT, "No such file or directory"),
+        "/tmp/a",
+    )
+    assert str(error) == str(raised)
+    assert error.args == raised.args
+
+
+@pytest.mark.parametrize(
+    ("raised", "args"),
+    [
+        (KeyError("k"), ("k",)),
+        (KeyError(7), (7,)),
+        (ValueError("text", 1, None), ("text", 1, None)),
+        (ValueError("text"), ("text",)),
+        (ValueError(), ("ValueError",)),
+        (OSError("no number"), ("no number",)),
+        # What has no place in JSON, or is long, stays where it is.
+        (ValueError("text", object()), None),
+        (KeyError(float("inf")), None),
+        (KeyError("x" * 2000), None),
+    ],
+)
+def test_arguments_are_those_of_the_remote_exception(raised: Exception, args: Any) -> None:
+    error = at_the_caller(raised)
+    assert str(error) == (str(raised) or type(raised).__name__)
+    assert error.args == ((str(raised),) if args is None else args)
+    for copied in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (str(copied), copied.args) == (str(error), error.args)
+
+
+def test_arguments_that_a_text_hides_are_not_sent() -> None:
+    class Discreet(ValueError):
+        def __str__(self) -> str:
+            return "no"
+
+    assert at_the_caller(Discreet("secret", 1)).args == ("no",)
+
+
+def test_notes_and_causes_are_there_where_the_server_shares_them() -> None:
+    raised = ValueError("outer")
+    raised.__notes__ = ["a note"]
+    raised.__cause__ = KeyError("inner")
+    raised.__cause__.__cause__ = OSError(5, "innermost")
+    error = at_the_caller(raised, shares=True)
+    assert error.__notes__ == ["a note"]
+    assert isinstance(error.__cause__, KeyError)
+    assert error.__cause__.args == ("inner",)
+    assert isinstance(error.__cause__.__cause__, OSError)
+    assert error.__cause__.__cause__.errno == 5
+    hidden = at_the_caller(raised)
+    assert hidden.__cause__ is None
+    assert not hasattr(hidden, "__notes__")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"type": "OSError", "args": 7, "filename": 7},
+        {"type": "OSError", "args": [], "notes": 7, "cause": 7},
+        {"type": "OSError", "args": ["a", 2], "notes": [7, "n"], "cause": {"message": 7}},
+        {"type": "KeyError", "args": [[]], "cause": {"message": "m", "data": 7}},
+    ],
+)
+def test_details_of_any_shape_give_an_error(data: Any) -> None:
+    assert str(errors.rpc_error(-32000, "text", data)) == "text"
+
+
+# --- whether trying again is safe -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_every_code_tells_whether_the_method_may_have_been_run(code: ErrorCode) -> None:
+    run = {
+        *(ErrorCode.INTERNAL_ERROR, ErrorCode.FUNCTION_RAISED, ErrorCode.CANCELLED),
+        *(ErrorCode.DEADLINE_PASSED, ErrorCode.REPLY_TOO_LONG),
+    }
+    assert errors.rpc_error(code, "text").maybe_executed is (code in run)
+
+
+def test_the_data_of_a_passed_deadline_says_whether_the_method_was_run() -> None:
+    code = ErrorCode.DEADLINE_PASSED
+    assert errors.rpc_error(code, "text", {"maybe_executed": False}).maybe_executed is False
+    assert errors.rpc_error(code, "text", {"maybe_executed": True}).maybe_executed is True
+    # Of any other code the data is the application's.
+    assert errors.rpc_error(7, "text", {"maybe_executed": False}).maybe_executed is True
+
+
+def test_every_error_tells_whether_the_method_may_have_been_run() -> None:
+    kinds = [getattr(errors, name) for name in errors.__all__ if name != "ErrorCode"]
+    for kind in kinds:
+        error = kind(7, "text") if kind is RPCError else kind("text")
+        assert isinstance(error.maybe_executed, bool)

@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from kn_sock._calling.call import UnfinishedWrite
+from kn_sock._exceptions import another
 from kn_sock._io.deadlines import Deadlines
-from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError, another
+from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from kn_sock.errors import CallTimeout, ConnectionLost, another
+from kn_sock._exceptions import another
+from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:

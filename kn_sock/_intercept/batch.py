@@ -12,10 +12,11 @@ from twisted.python.failure import Failure
 
 from kn_sock._calling.call import ClientCall, Resend
 from kn_sock._calling.options import BatchEntry, CallOptions, check_method
+from kn_sock._exceptions import another
 from kn_sock._intercept.calls import InterceptedCalls, OutgoingCall, send_alone
 from kn_sock._serving.context import time_left
 from kn_sock.connection import Channel, DeferredCallCancelled
-from kn_sock.errors import CallTimeout, another
+from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
     from kn_sock._intercept.chain import Interceptor

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import LogLevel
 
-from kn_sock._display import safe_repr, truncate
+from kn_sock._display import safe_repr, text_of, truncate
+from kn_sock._exceptions import describe_exception
 from kn_sock._io.clock import time_of_day
 from kn_sock._observe.peer_log import PeerLog
 from kn_sock._observe.stats import LOST, OK, UNKNOWN, Stats, outcome_of
-from kn_sock.errors import ErrorCode, RPCError, describe_exception, text_of
+from kn_sock.errors import ErrorCode, RPCError
 
 if TYPE_CHECKING:
     from kn_sock._observe.access_log import AccessLog

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
+from kn_sock._exceptions import describe_exception, share_details
 from kn_sock._observe.reports import Reports, traceback_of
 from kn_sock._serving.budget import TURN_SECONDS, Budget
 from kn_sock._serving.threads import CompletionNotifier, ConnectionQueue, Job, Submits, WorkerPool
 from kn_sock._wire.encoding import PLAIN_BYTES
-from kn_sock.errors import ErrorCode, InternalError, RPCError, describe_exception
+from kn_sock.errors import ErrorCode, InternalError, RPCError
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -162,6 +163,7 @@ class Runner:
             return InternalError(f"{call.method}: {error}; {hint}")
         if options.share_tracebacks:
             error.data["traceback"] = traceback_of(exception)
+            share_details(error, exception)
         return error
 
 

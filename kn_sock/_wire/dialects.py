@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 from typing_extensions import override
 
+from kn_sock._display import text_of
 from kn_sock._wire.encoding import (
     UNENCODABLE,
     Success,
@@ -20,7 +21,7 @@ from kn_sock._wire.encoding import (
     encode_lines,
     encode_reply,
 )
-from kn_sock.errors import RPCError, text_of
+from kn_sock.errors import RPCError
 
 if TYPE_CHECKING:
     from kn_sock._wire.messages import RequestId

@@ -16,11 +16,11 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from kn_sock._display import truncate
+from kn_sock._display import text_of, truncate
 from kn_sock._wire.attributes import check_attributes
 from kn_sock._wire.forms import check_keys, dumps, json_form
 from kn_sock._wire.quirks import may_hold_nan
-from kn_sock.errors import ErrorCode, InternalError, RPCError, text_of
+from kn_sock.errors import ErrorCode, InternalError, RPCError
 
 
 class Success(Struct, gc=False):

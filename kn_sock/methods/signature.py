@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 from msgspec import UnsetType
 
-from kn_sock._display import safe_repr, truncate
-from kn_sock.errors import InvalidParams, text_of
+from kn_sock._display import safe_repr, text_of, truncate
+from kn_sock.errors import InvalidParams
 from kn_sock.methods.conversion import Adapter, converter_of, is_unpacked, plain_kind
 from kn_sock.methods.hints import Convert, UncheckableError
 

@@ -18,19 +18,23 @@ COUNTS = {
     "cancelled": 2_000,
     "timed_out": 2_000,
     "clients": 600,
-    "hostile": 90,
+    "hostile": 54,
 }
+# What memory large things take depends on which of them are there at once.
+ROUNDS = {"hostile": 5}
 
 
 @pytest.mark.parametrize("load", LOADS)
 def test_nothing_is_left_by_many(start: Callable[..., Process], load: str) -> None:
     count = str(COUNTS[load])
-    measuring = start("-m", "tests.faults.growth", load, "--count", count, "--rounds", "2")
+    rounds = ROUNDS.get(load, 2)
+    arguments = [load, "--count", count, "--rounds", str(rounds)]
+    measuring = start("-m", "tests.faults.growth", *arguments)
     code, output = measuring.end()
     assert "GROWS" not in output
     assert code == 0
     # The first fills what is filled once.
-    assert output.count("Left(") == 3
+    assert output.count("Left(") == rounds + 1
 
 
 NOTHING = Left(sockets=10, readers=2, writers=0, timers=0, ours=50, blocks=100_000, kib=50_000)

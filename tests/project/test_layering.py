@@ -20,6 +20,7 @@ PACKAGE = Path(kn_sock.__file__).parent
 LAYERS = [
     ["_version", "_display", "_credentials"],
     ["errors"],
+    ["_exceptions"],
     ["_declarations"],
     ["options"],
     ["_wire", "methods"],
