@@ -173,18 +173,21 @@ class RPCClient:
         Raises:
             ConnectionLost, ConnectFailed, TypeError, ValueError: it was not sent.
             CallTimeout: it was not sent, as there was no connection within ``timeout``.
+
+        Thread: any. On a reactor's thread it does not wait; that it was not sent is logged there.
         """
         check_method(method)
-        link = self._checked_link()
+        link = self._running_link()
         if link.intercepting is not None:
             verbs = link.verbs(self._options)
             run = copy_context().run
-            link.thread.call(partial(run, verbs.notify, method, *args, **kwargs))
+            link.notify(partial(run, verbs.notify, method, *args, **kwargs), method)
             return
         line = link.channel.writer.encode_notification(
             method, args, kwargs, traceparent=self._options.traceparent
         )
-        link.thread.call(link.channel.send_notification, line, self._options.timeout)
+        timeout = self._options.timeout
+        link.notify(partial(link.channel.send_notification, line, timeout), method)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call, and return at once.
@@ -194,9 +197,11 @@ class RPCClient:
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
+
+        Thread: any, a reactor's too. It never waits.
         """
         check_method(method)
-        link = self._checked_link()
+        link = self._running_link()
         call = FutureCall(method, time_left(self._options.timeout), handle=self._handle)
         link.begin(call, args, kwargs, self._options)
         return call.future
@@ -286,6 +291,10 @@ class RPCClient:
         other._options = self._options.replaced(options)
         return other
 
+    def _running_link(self) -> BlockingConnection:
+        self._handle.link.thread.check_running()
+        return self._handle.link
+
     def _checked_link(self) -> BlockingConnection:
         self._handle.link.thread.check()
         return self._handle.link
@@ -296,7 +305,7 @@ class RPCClient:
     def close(self) -> None:
         """Send what was written, and close the connection. Calls in flight fail.
 
-        Idempotent. Thread: any but the reactor's.
+        Idempotent. Thread: any. On a reactor's thread it does not wait until it is closed.
         """
         self._handle.link.close()
 

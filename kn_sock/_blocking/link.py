@@ -7,7 +7,7 @@ from concurrent.futures import InvalidStateError
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -208,6 +208,27 @@ class BlockingConnection:
             call.again = Resend(line)
         self.thread.submit(self.channel.start, [call], line)
 
+    def notify(self, send: Callable[[], Deferred[None]], method: str) -> None:
+        """Send a notification, and wait until it is sent, except on a reactor's thread.
+
+        Args:
+            send: does it, on the reactor's thread.
+            method: its name, for the log.
+        """
+        if self.thread.may_wait:
+            self.thread.call(send)
+        else:
+            self.thread.submit(self._notify_later, send, method)
+
+    def _notify_later(self, send: Callable[[], Deferred[None]], method: str) -> None:
+        maybeDeferred(send).addErrback(
+            lambda failed: log.warn(
+                "the notification {method} was not sent: {reason}",
+                method=method,
+                reason=failed.getErrorMessage(),
+            )
+        )
+
     def verbs(self, options: CallOptions) -> RPCConnection:
         """Return the connection with the interceptors around its calls. Reactor: its thread."""
         return RPCConnection(self.channel, options, self.intercepting)
@@ -239,8 +260,11 @@ class BlockingConnection:
             self.channel.cancel_call(call)
 
     def close(self) -> None:
-        """Close the connection, and wait until it is closed. Any thread but the reactor's."""
+        """Close the connection, and wait until it is closed, except on a reactor's thread."""
         if self.is_closed or self.thread.is_forked or self.thread.is_ending:
+            return
+        if not self.thread.may_wait:
+            self.release()
             return
         self.thread.check()
         self.is_closed = True

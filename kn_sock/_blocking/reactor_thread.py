@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
+from twisted.python import threadable
 from twisted.python.failure import Failure
 
 from kn_sock._io.clock import use_monotonic_clock
@@ -189,24 +191,46 @@ class ReactorThread:
                 "Make a new one in the child"
             )
 
-    def check(self) -> None:
-        """Raise if waiting for this thread would never end.
+    def check_running(self) -> None:
+        """Raise if nothing can be sent any more.
 
         Raises:
-            RuntimeError: this is the reactor's thread itself.
             ForkedError: the process was forked since.
             ConnectionLost: the thread has ended, as it does with the interpreter.
         """
-        # Asked here, too: the common case, without another call.
-        if self.is_forked:
-            self.check_process()
+        self.check_process()
         if self.is_ending or self._has_ended:
             raise ConnectionLost("the reactor's thread has ended", maybe_executed=False)
-        if get_ident() == self._ident:
+
+    def check(self) -> None:
+        """Raise if waiting for this thread would never end, or stop the application's reactor.
+
+        Raises:
+            RuntimeError: this is a reactor's thread itself.
+            ForkedError, ConnectionLost: as for `check_running`.
+        """
+        # Asked here, too: the common case, without another call.
+        if self.is_forked or self.is_ending or self._has_ended:
+            self.check_running()
+        ident = get_ident()
+        if ident == self._ident:
             raise RuntimeError(
                 "a blocking call on the reactor's thread would wait for itself; "
                 "use current_call().connection or kn_sock.connect there, or remove @in_reactor"
             )
+        if ident == threadable.ioThread and _is_inside_reactor():
+            raise RuntimeError(
+                "a blocking call would stop the reactor that runs on this thread; use "
+                "kn_sock.connect or RPCClientService there, or call from a thread (deferToThread)"
+            )
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether this is a thread that may wait for the reactor's."""
+        ident = get_ident()
+        if ident == self._ident:
+            return False
+        return ident != threadable.ioThread or not _is_inside_reactor()
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the reactor's thread, soon; many wake it once. Any thread.
@@ -293,6 +317,26 @@ class ReactorThread:
     def _stop_reactor(self) -> None:
         if self.reactor.running:
             self.reactor.stop()
+
+
+def _is_inside_reactor() -> bool:
+    """Whether this code was called by the global reactor, which runs.
+
+    That the reactor runs on this thread is not enough: a greenlet beside it may wait, and so may a
+    plain test that pytest-twisted calls.
+    """
+    reactor = sys.modules.get("twisted.internet.reactor")
+    if reactor is None or not getattr(reactor, "running", False):
+        return False
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == "pytest_twisted":
+            return False
+        is_its_loop = frame.f_code.co_name in ("run", "mainLoop")
+        if is_its_loop and frame.f_locals.get("self") is reactor:
+            return True
+    return False
 
 
 def _exception_of(failure: Failure) -> BaseException:
