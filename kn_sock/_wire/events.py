@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Raw, Struct, UnsetType
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class Role(enum.Enum):
-    """What an end of a connection expects from its peer, besides replies to its own calls."""
+    """What an end of a connection expects from its peer, besides replies to its own calls.
+
+    The value is how many lines it answers in the life of a connection that it cannot read.
+    """
 
     #: Requests from anybody. A reply that belongs to no call is ignored.
-    SERVER = enum.auto()
-    #: Nothing: it serves no functions. What it cannot read is not answered, as it is no request.
-    CALLER = enum.auto()
+    SERVER = math.inf
+    #: Nothing: it serves no functions.
+    CALLER = 0
     #: Requests, from the server that it calls.
-    PEER = enum.auto()
+    PEER = 16
 
 
 # Whatever the caller registered with a call, to find again when the reply comes.

@@ -79,6 +79,7 @@ class Session(Generic[P]):
         "_max_line_bytes",
         "_role",
         "_unanswered",
+        "_unread",
         "_unversioned",
         "dialect",
         "encoder",
@@ -110,7 +111,7 @@ class Session(Generic[P]):
         # Without ids, replies come in the order of the requests.
         self._unanswered: deque[int] = deque() if self.dialect.answers_in_order else _NONE_IN_ORDER
         #: Replies to calls that had ended.
-        self.late_replies = 0
+        self.late_replies = self._unread = 0
 
     # --- lines in ---------------------------------------------------------------------------------
 
@@ -203,10 +204,7 @@ class Session(Generic[P]):
         return self._unversioned is JSONRPC_2 and message.id is not UNSET
 
     def receive_batch(self, line: Line) -> tuple[list[Message], BatchReply] | None:
-        """Decode a batch of messages; ``None`` if the line is not certainly one.
-
-        Errors are reported by `receive_unusual`.
-        """
+        """Decode a batch; ``None`` if the line is not certainly one: see `receive_unusual`."""
         if self._is_answered_in_order:
             return None
         messages = decode_batch(line, self._most_members)
@@ -265,11 +263,12 @@ class Session(Generic[P]):
 
     def _unreadable(self, problem: NoMessageError, line: Line) -> Refusal | ProtocolViolation:
         """Return the event for a line that is no message."""
-        if self._role is not Role.CALLER:
-            return self._refusal_of(problem)
+        self._unread += 1
         # A peer that answers every line would answer the refusal as well, and so on.
-        shown = safe_repr(bytes(line[:PREFIX_BYTES]).decode("utf-8", "replace"))
-        return ProtocolViolation(f"the peer answered '{shown}': is this a JSON-RPC server?")
+        if self._unread > self._role.value:
+            shown = safe_repr(bytes(line[:PREFIX_BYTES]).decode("utf-8", "replace"))
+            return ProtocolViolation(f"the peer answered '{shown}': is this a JSON-RPC server?")
+        return self._refusal_of(problem)
 
     def _refusal_of(self, problem: NoMessageError) -> Refusal:
         dialect = self._unversioned if problem.dialect is JSONRPC_1 else problem.dialect

@@ -318,6 +318,29 @@ def test_a_server_that_answers_with(
     assert caller.call(PATIENCE, "echo", "more") == "more"
 
 
+@pytest.mark.parametrize("funcs", [None, {"ours": int}])
+def test_a_server_that_answers_every_line_is_no_json_rpc_server(
+    scripted: Callable[..., ScriptedServer],
+    make_caller: Callable[..., Caller],
+    funcs: Any,
+) -> None:
+    """As Redis and SMTP do; what we cannot read is not answered for ever."""
+    lines: list[bytes] = []
+
+    def answers_every_line(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            while line := peer.line():
+                lines.append(line)
+                peer.send(b"-ERR unknown command\r\n")
+
+    caller = make_caller(scripted(answers_every_line, Peer.behave).port, funcs=funcs)
+    text = "the peer answered '-ERR unknown command': is this a JSON-RPC server"
+    with pytest.raises(ConnectionLost, match=text):
+        caller.call(PATIENCE, "echo", RESULT)
+    assert len(lines) <= 20
+    assert caller.call(PATIENCE, "echo", "more") == "more"
+
+
 def test_a_server_that_replies_to_nothing(
     scripted: Callable[..., ScriptedServer], make_caller: Callable[..., Caller]
 ) -> None:
