@@ -36,6 +36,7 @@ MAX_TOTAL_BUFFERED_BYTES = 512 * 1024 * 1024
 DRAIN_TIMEOUT = 10.0
 LOGIN_RATE = 120
 SEND_TIMEOUT = 60.0
+KEEPALIVE = 60.0
 
 # Below this an ordinary error reply would not fit.
 _LEAST_LINE_BYTES = 1024
@@ -72,6 +73,12 @@ class ServerOptions:
             answered with -32001. ``None`` for no limit but the caller's own.
         idle_timeout: seconds without a message, and without a call in flight in either direction,
             after which a connection is closed. ``None`` for no limit.
+        ping_interval: seconds of silence after which the peer is asked by ``rpc.ping`` whether it
+            is there; it is disconnected if it says nothing for as long again. For peers that speak
+            JSON-RPC 2.0 in both directions. ``None`` for never.
+        keepalive: seconds of silence after which TCP asks the other end for a sign of life; the
+            connection is lost when there is none for as long again. ``None`` for the times of the
+            system.
         send_timeout: seconds in which a peer must accept some of the data that waits for it; it is
             disconnected otherwise. ``None`` for no limit.
         drain_timeout: seconds that calls in flight may still take when the server stops; ``None``
@@ -152,6 +159,15 @@ class ServerOptions:
     )
     idle_timeout: float | None = seconds_option(
         None, "close a connection after this many seconds without a message; none for no limit"
+    )
+    ping_interval: float | None = seconds_option(
+        None,
+        "ask a peer that was silent for this many seconds whether it is there, and disconnect it "
+        "after as long again; none for never",
+    )
+    keepalive: float | None = seconds_option(
+        KEEPALIVE,
+        "seconds of silence after which TCP asks for a sign of life; none for the system's times",
     )
     send_timeout: float | None = seconds_option(
         SEND_TIMEOUT,

@@ -12,15 +12,13 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IHandshakeListener,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
+from kn_sock._calling.heartbeat import Heartbeat
 from kn_sock._calling.pending import PendingCalls
 from kn_sock._intercept.serving import ServeInterceptors
 from kn_sock._io.closing import Closing, Input, State
@@ -98,6 +96,8 @@ class RPCProtocol(LineReceiver):
     _loss: tuple[str, BaseException | None] | None = None
     # Whether the reason for the close was logged already.
     _is_reported = False
+    # None without a ping_interval.
+    _heartbeat: Heartbeat | None = None
     # None if nobody asks for the metrics of connections.
     _report: ConnectionReport | None = None
 
@@ -112,7 +112,7 @@ class RPCProtocol(LineReceiver):
     @override
     def connectionMade(self) -> None:
         transport = self.transport
-        set_tcp_options(transport)
+        set_tcp_options(transport, self.context.runner.options.keepalive)
         process = process_of(transport)
         if process is not NO_PROCESS:
             self.peer_process = process
@@ -155,6 +155,8 @@ class RPCProtocol(LineReceiver):
             self._reader.idle_watchdog = IdleWatchdog(
                 self.reactor, options.idle_timeout, self._is_busy, self._idle
             )
+        if options.ping_interval is not None:
+            self._heartbeat = Heartbeat(self, options.ping_interval)
 
     @override
     def lineReceived(self, line: bytes) -> None:
@@ -324,12 +326,8 @@ class RPCProtocol(LineReceiver):
         return not self._reader.backlog and self._serving.wants_more(self.awaits_replies)
 
     def stalled(self, reason: str) -> None:
-        """Disconnect a peer that accepts no data."""
+        """Disconnect a peer that accepts no data, or is gone."""
         self._report_and_abort(reason, "aborted")
-
-    def vanished(self) -> None:
-        """End a connection that the peer has reset."""
-        self._closing.feed(Input.ABORT, "the peer reset the connection")
 
     def ignored(self, reason: str) -> None:
         """Log a reply that belongs to no call."""
@@ -352,8 +350,9 @@ class RPCProtocol(LineReceiver):
 
     def _stop_watchdogs(self) -> None:
         self._flow.stop()
-        if self._reader.idle_watchdog is not None:
-            self._reader.idle_watchdog.end()
+        for watchdog in (self._reader.idle_watchdog, self._heartbeat):
+            if watchdog is not None:
+                watchdog.end()
 
     # --- calls that we make -----------------------------------------------------------------------
 

@@ -135,6 +135,8 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "threads": ("3", 3),
     "call_timeout": ("1.5", 1.5),
     "idle_timeout": ("2.5", 2.5),
+    "ping_interval": ("30", 30.0),
+    "keepalive": ("none", None),
     "send_timeout": ("none", None),
     "drain_timeout": ("4", 4.0),
     "login_timeout": ("5", 5.0),

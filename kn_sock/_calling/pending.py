@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from kn_sock._calling.call import UnfinishedWrite
+from kn_sock._calling.heartbeat import suspect
 from kn_sock._exceptions import another
 from kn_sock._io.deadlines import Deadlines
 from kn_sock.errors import CallTimeout, ConnectionLost, ErrorCode, RPCError
@@ -47,6 +48,7 @@ class Connection(Protocol):
 
     context: ConnectionContext
     reactor: IReactorTime
+    read_at: float
 
     @property
     def peer_text(self) -> str:
@@ -58,6 +60,12 @@ class Connection(Protocol):
 
     def update_reading(self) -> None:
         """Read on, or pause."""
+
+    def stalled(self, reason: str) -> None:
+        """Disconnect the peer."""
+
+    def calls(self) -> PendingCalls:
+        """Return these."""
 
     def close(self) -> Deferred[None]:
         """Close the connection."""
@@ -110,6 +118,10 @@ class PendingCalls:
     def is_open(self) -> bool:
         """Whether calls can be made."""
         return self._connection is not None and self._connection.is_open
+
+    def has(self, kind: type[ClientCall]) -> bool:
+        """Whether a call of this class is in flight."""
+        return any(type(call) is kind for call in self._session.pending.values())
 
     @property
     def is_waiting(self) -> bool:
@@ -248,6 +260,8 @@ class PendingCalls:
         was_sent = self.cancel_call(call)
         text = f"no reply to {call.method} from {self.peer_text} within {call.timeout:g} s"
         call.fail(CallTimeout(text, maybe_executed=was_sent or call.was_written_before))
+        if was_sent and self._connection is not None:
+            suspect(self._connection, call)
 
     def receive_unmatched(self, error: RPCError) -> None:
         """Take an error that names no call: it is for the only one there is, or for the log."""

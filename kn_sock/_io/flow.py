@@ -28,10 +28,7 @@ class Flowing(Protocol):
         """Begin nothing new while the peer does not read, and so many bytes are unsent."""
 
     def stalled(self, reason: str) -> None:
-        """Disconnect a peer that accepts no data."""
-
-    def vanished(self) -> None:
-        """End a connection that the peer has reset."""
+        """Disconnect a peer that accepts no data, or is gone."""
 
 
 @implementer(IPushProducer)
@@ -127,7 +124,7 @@ class FlowControl:
                 connection.reactor,
                 lambda: self.is_reading,
                 lambda: is_reset(connection.transport),
-                connection.vanished,
+                lambda: connection.stalled("it has reset the connection"),
             )
         self._reset_watchdog.begin()
 

@@ -218,13 +218,38 @@ def certificate_of(transport: Any) -> Any:
     return get() if get is not None else None
 
 
-def set_tcp_options(transport: Any) -> None:
+def set_tcp_options(transport: Any, keepalive: float | None) -> None:
     """Switch Nagle's algorithm off and keepalive on, if the transport is TCP.
 
     Nagle's algorithm and delayed acknowledgements make small replies wait for each other.
+
+    Args:
+        transport: the transport.
+        keepalive: seconds of silence after which the system asks the other end for a sign of life;
+            the connection is lost when there is none, or what was written is not acknowledged, for
+            as long again. ``None`` for the system's own times.
     """
     for option in ("setTcpNoDelay", "setTcpKeepAlive"):
         getattr(transport, option, lambda _: None)(True)
+    connection = getattr(transport, "socket", None)
+    family = getattr(connection, "family", None)
+    if keepalive is None or connection is None or family not in _INTERNET:
+        return
+    times = {
+        # Darwin has a name of its own for the first.
+        "TCP_KEEPIDLE": keepalive,
+        "TCP_KEEPALIVE": keepalive,
+        "TCP_KEEPINTVL": keepalive / _PROBES,
+        "TCP_KEEPCNT": _PROBES,
+        "TCP_USER_TIMEOUT": 2000 * keepalive,
+    }
+    for name, value in times.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
+
+
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
+_PROBES: Final = 4
 
 
 def process_of(transport: Any) -> PeerProcess:

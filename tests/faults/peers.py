@@ -49,8 +49,9 @@ def call(request_id: Any, method: str, *params: Any) -> bytes:
 
 
 def reply(request: Any, **changes: Any) -> bytes:
-    """Write the reply to a call of ``echo``, with other members than the right ones."""
-    message = {"jsonrpc": "2.0", "id": request["id"], "result": request["params"][0], **changes}
+    """Write the reply to a call of ``echo`` or a ping, with other members than the right ones."""
+    result = request["params"][0] if "params" in request else "pong"
+    message = {"jsonrpc": "2.0", "id": request["id"], "result": result, **changes}
     return json.dumps(message).encode() + b"\n"
 
 
