@@ -12,14 +12,14 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
 from kn_sock._blocking.link import BlockingCall, BlockingConnection, ConnectionRef, FutureCall
 from kn_sock._blocking.reactor_thread import Outcome, reactor_thread
-from kn_sock._blocking.server import BlockingServer
+from kn_sock._blocking.server import BlockingServer, sigterm_as_ctrl_c
 from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
 from kn_sock._declarations import check_count
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kn_sock._client.failover import OnConnected
     from kn_sock._intercept.chain import Interceptor
     from kn_sock._wire.dialects import DialectName
+    from kn_sock.errors import ConnectionLost
     from kn_sock.methods.table import Functions
 
 __all__ = ["RPCClient", "start_rpc_server"]
@@ -55,6 +56,10 @@ class RPCClient:
         queue_while_disconnected: whether calls wait while no connection can be made, within their
             time limit; the first connection may then be missing, too. Otherwise the constructor
             raises at once, and a call that finds the connection lost tries once to connect.
+        stay_connected: whether to connect again as soon as the connection is lost, for a client
+            that only listens, with *funcs*; otherwise the next call does.
+        on_lost: called with the `ConnectionLost` of each connection that was lost, on the
+            background reactor's thread.
         dialect: how calls are written: ``"2.0"``, ``"1.0"``, or ``"kn-sock"`` for a server that
             still runs kn-sock 0.3.
         funcs: functions that the server may call; they run in threads.
@@ -84,6 +89,8 @@ class RPCClient:
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = False,
+        stay_connected: bool = False,
+        on_lost: Callable[[ConnectionLost], object] | None = None,
         dialect: DialectName = "2.0",
         funcs: Functions | None = None,
         credentials: CredentialsLike | None = None,
@@ -96,6 +103,8 @@ class RPCClient:
             connect_timeout=connect_timeout,
             on_connected=on_connected,
             queue_while_disconnected=queue_while_disconnected,
+            stay_connected=stay_connected,
+            on_lost=on_lost,
             dialect=dialect,
             funcs=funcs,
             credentials=credentials,
@@ -193,7 +202,8 @@ class RPCClient:
         """Start a call, and return at once.
 
         Returns:
-            A future of what `call` would return or raise. Cancelling it cancels the call.
+            A future of what `call` would return or raise. Cancelling it cancels the call, and so
+            does the end of the process: wait for what has to be done.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -302,12 +312,21 @@ class RPCClient:
     # --- the end
     # ------------------------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Send what was written, and close the connection. Calls in flight fail.
+
+        Args:
+            timeout: seconds that the server has to read what was written; ``None`` for ten.
 
         Idempotent. Thread: any. On a reactor's thread it does not wait until it is closed.
         """
-        self._handle.link.close()
+        self._handle.link.close(timeout)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} has a connection, and cannot be pickled or copied: "
+            "make a new one, as in the child process"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -337,7 +356,7 @@ def start_rpc_server(
     on_ready: Callable[[str, int], object] | None = None,
     **options: Any,
 ) -> None:
-    """Serve functions until an event is set or Ctrl-C arrives; then drain, and return.
+    """Serve functions until an event is set, or Ctrl-C or SIGTERM arrives; drain, and return.
 
     Args:
         port: the port to listen on; 0 picks a free one.
@@ -357,21 +376,22 @@ def start_rpc_server(
         SystemExit: a method raised it.
         RuntimeError: called on the reactor's thread.
 
-    Thread: any but the reactor's; several servers may run at once. No signal handler is installed.
-    A second Ctrl-C aborts the calls in flight.
+    Thread: any but the reactor's; several servers may run at once. In the main thread SIGTERM is
+    handled, unless the program handles it; a second one, or Ctrl-C, aborts the calls in flight.
     """
     if type(port) is not int or not 0 <= port < 65536:
         raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
     server = BlockingServer(reactor_thread(), host, port, register_funcs, options)
     # From here on Ctrl-C may come at any time: it ends what has begun by then.
-    try:
-        bound = server.listen()
-        if on_ready is not None:
-            on_ready(bound.host, bound.port)
-        server.wait(shutdown_event)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.stop()
+    with sigterm_as_ctrl_c():
+        try:
+            bound = server.listen()
+            if on_ready is not None:
+                on_ready(bound.host, bound.port)
+            server.wait(shutdown_event)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.stop()
     if server.exits:
         raise server.exits[0]

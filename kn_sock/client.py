@@ -48,7 +48,9 @@ _CLIENT_OPTIONS = (
     "funcs",
     "on_connected",
     "propagate_deadline",
+    "on_lost",
     "queue_while_disconnected",
+    "stay_connected",
     "timeout",
 )
 
@@ -134,6 +136,11 @@ class ClientFactory(Factory):
         if not self._connections:
             self._runner.stop()
             self._reports.close()
+
+    def abort(self) -> None:
+        """Close every connection at once, whatever is not sent."""
+        for protocol in list(self._connections):
+            protocol.abort()
 
     def close(self) -> Deferred[None]:
         """Close every connection, open or not yet.

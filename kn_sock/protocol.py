@@ -92,8 +92,8 @@ class RPCProtocol(LineReceiver):
     #: When what is processed now was read, in the reactor's seconds.
     read_at: float
     _connection: RPCConnection
-    # The reason and the cause with which our calls ended.
-    _loss: tuple[str, BaseException | None] | None = None
+    #: The reason and the cause with which the connection has ended; ``None`` before that.
+    loss: tuple[str, BaseException | None] | None = None
     # Whether the reason for the close was logged already.
     _is_reported = False
     # None without a ping_interval.
@@ -373,16 +373,16 @@ class RPCProtocol(LineReceiver):
         if outgoing is None:
             made = PendingCalls(self, self._session, self._outbox, self._flow)
             outgoing = cast(PendingCalls, vars(self).setdefault("outgoing", made))
-            if self._loss is not None:
-                outgoing.end(*self._loss)
+            if self.loss is not None:
+                outgoing.end(*self.loss)
             if self._closing.state is State.LOST:
                 outgoing.detach()
         return outgoing
 
     def _end_calls(self, reason: str, cause: BaseException | None) -> None:
         """Fail our own calls, those in flight and those that begin later."""
-        if self._loss is None:
-            self._loss = (reason, cause)
+        if self.loss is None:
+            self.loss = (reason, cause)
         if self.outgoing is not None:
             self.outgoing.end(reason, cause)
 

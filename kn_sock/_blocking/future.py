@@ -19,14 +19,18 @@ class CallFuture(Future[Any]):
 
     Args:
         give_up: cancels the call. What it holds lives until the call has ended.
+        check: raises in a child that was forked since, where the outcome never comes.
     """
 
     # What came first: the outcome, or a future whose attributes this one takes.
     _first: _Told | Future[Any] | None = None
 
-    def __init__(self, give_up: Callable[[], object]) -> None:
+    def __init__(
+        self, give_up: Callable[[], object], check: Callable[[], object] = lambda: None
+    ) -> None:
         # Not the base's: see `__getattr__`.
         self._give_up = give_up
+        self._check = check
 
     def __getattr__(self, name: str) -> Any:
         """Make what a future has, as some of it is asked for, and not there yet."""
@@ -64,10 +68,18 @@ class CallFuture(Future[Any]):
         if type(first) is tuple and first[1] is None:
             return first[0]
         try:
+            if first is None:
+                self._check()
             return super().result(timeout)
         finally:
             # An error's traceback holds this frame, which holds the error: a cycle, otherwise.
             del self, first
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the error, or ``None``, within *timeout* seconds."""
+        if self._first is None:
+            self._check()
+        return super().exception(timeout)
 
     def cancel(self) -> bool:
         """Cancel the call, unless its outcome is there."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +19,7 @@ from kn_sock._client.reconnecting import ReconnectingClient
 from kn_sock._declarations import check_flag
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
+from kn_sock.errors import ConnectionLost
 
 if TYPE_CHECKING:
     from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
@@ -49,7 +51,7 @@ class FutureCall(ClientCall, kw_only=True):
     future: CallFuture = None  # type: ignore[assignment]  # made below
 
     def __post_init__(self) -> None:
-        self.future = CallFuture(self._give_up)
+        self.future = CallFuture(self._give_up, self.handle.link.thread.check_process)
 
     def _give_up(self) -> None:
         self.handle.link.give_up(self)
@@ -94,8 +96,10 @@ class BlockingConnection:
         endpoints: gives the endpoints for its reactor, in the order in which they are tried.
         connect_timeout: seconds for each of them.
         on_connected: as for `Connector`.
-        queues: whether to try again, for as long as calls wait, when no connection can be made.
-            Otherwise an attempt that fails fails the calls that wait for it.
+        queue_while_disconnected: whether to try again, for as long as calls wait, when no
+            connection can be made. Otherwise an attempt that fails fails the calls that wait.
+        stay_connected: whether to connect again as soon as the connection is lost.
+        on_lost: called with the `ConnectionLost` of each connection that was lost.
         credentials: as for `Connector`.
         options: as for `ClientFactory`.
 
@@ -110,10 +114,17 @@ class BlockingConnection:
         connect_timeout: float | None = DEFAULT_CONNECT_TIMEOUT,
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = False,
+        stay_connected: bool = False,
+        on_lost: Callable[[ConnectionLost], object] | None = None,
         credentials: CredentialsLike | None = None,
         **options: Any,
     ) -> None:
         check_flag("queue_while_disconnected", queue_while_disconnected)
+        check_flag("stay_connected", stay_connected)
+        if on_lost is not None and not callable(on_lost):
+            raise TypeError(f"on_lost must be a function, not {on_lost!r}")
+        self._stays = stay_connected
+        self._on_lost = on_lost
         self.thread = thread
         self.queues = queue_while_disconnected
         reactor = thread.reactor
@@ -148,7 +159,9 @@ class BlockingConnection:
         self._client.reconnector.begin()
 
     def is_wanted(self) -> bool:
-        """Whether calls wait for a connection."""
+        """Whether calls wait for a connection, or it is to be there in any case."""
+        if self._stays and not self.is_closed:
+            return True
         return self.queues and self.channel.has_waiting
 
     def connected(self, protocol: RPCProtocol) -> None:
@@ -175,8 +188,21 @@ class BlockingConnection:
         self.channel.close()
 
     def _ended(self, protocol: RPCProtocol) -> None:
-        self.channel.ended(protocol)
+        was_current = self.channel.ended(protocol)
         self.closed()
+        if not was_current or self.is_closed:
+            return
+        if self._on_lost is not None:
+            reason, cause = protocol.loss or ("", None)
+            lost = ConnectionLost(f"the connection to {protocol.peer_text} is lost: {reason}")
+            lost.__cause__ = cause
+            try:
+                self._on_lost(lost)
+            except Exception:
+                log.failure("on_lost failed")
+        if self._stays:
+            self.thread.closables.add(self.channel)
+            self._client.reconnector.begin_later()
 
     def begin(self, call: ClientCall, args: Any, kwargs: Any, options: CallOptions) -> None:
         """Encode a call in this thread, and send it. Any thread but the reactor's.
@@ -216,9 +242,13 @@ class BlockingConnection:
             method: its name, for the log.
         """
         if self.thread.may_wait:
-            self.thread.call(send)
+            self.thread.call(self._send_at_once, send)
         else:
             self.thread.submit(self._notify_later, send, method)
+
+    def _send_at_once(self, send: Callable[[], Deferred[None]]) -> Deferred[None]:
+        # In the next turn what was written in this one is the system's.
+        return maybeDeferred(send).addCallback(lambda _: deferLater(self.thread.reactor, 0))
 
     def _notify_later(self, send: Callable[[], Deferred[None]], method: str) -> None:
         maybeDeferred(send).addErrback(
@@ -259,8 +289,12 @@ class BlockingConnection:
         else:
             self.channel.cancel_call(call)
 
-    def close(self) -> None:
-        """Close the connection, and wait until it is closed, except on a reactor's thread."""
+    def close(self, timeout: float | None = None) -> None:
+        """Close the connection, and wait until it is closed, except on a reactor's thread.
+
+        Args:
+            timeout: seconds after which what is not sent is not sent any more.
+        """
         if self.is_closed or self.thread.is_forked or self.thread.is_ending:
             return
         if not self.thread.may_wait:
@@ -268,7 +302,14 @@ class BlockingConnection:
             return
         self.thread.check()
         self.is_closed = True
-        self.thread.call(self.channel.close)
+        self.thread.call(self._close_within, timeout)
+
+    def _close_within(self, timeout: float | None) -> Deferred[None]:
+        closing = self.channel.close()
+        if timeout is not None and not closing.called:
+            timer = self.thread.reactor.callLater(timeout, self._factory.abort)
+            closing.addBoth(lambda _: timer.cancel() if timer.active() else None)
+        return closing
 
     def release(self) -> None:
         """Close without waiting. Any thread."""

@@ -9,8 +9,10 @@ belong to the parent.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import os
+import socket
 import sys
 import threading
 from collections import deque
@@ -293,6 +295,18 @@ class ReactorThread:
                 self.submit(lambda: [cancel() for cancel in cancels])
             raise
 
+    def drop_sockets(self) -> None:
+        """Close what a child got of its parent's sockets, and nothing else of them.
+
+        The port of a parent that is killed would stay in use, and its connections open, for as long
+        as the child lives.
+        """
+        for one in {*self.reactor.getReaders(), *self.reactor.getWriters()}:
+            inherited = getattr(one, "socket", None)
+            if isinstance(inherited, socket.socket):
+                with contextlib.suppress(OSError):
+                    os.close(inherited.detach())
+
     def _fail_outcomes(self) -> None:
         outcomes, self._outcomes = self._outcomes, set()
         for outcome in outcomes:
@@ -368,6 +382,7 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     if _running is not None:
         _running.is_forked = True
+        _running.drop_sockets()
         _left_over.append(_running)
         _running = None
 

@@ -892,7 +892,8 @@ def started(script: Path) -> tuple[subprocess.Popen[str], str, int]:
     return server, host, int(port)
 
 
-def test_ctrl_c_drains_and_returns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_returns(tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "server.py"
     script.write_text(
         "from kn_sock import start_rpc_server\n"
@@ -903,7 +904,7 @@ def test_ctrl_c_drains_and_returns(tmp_path: Path) -> None:
     assert server.stdout is not None
     with RPCClient(host, port) as client:
         assert client.call("add", 1, 2) == 3
-        server.send_signal(signal.SIGINT)
+        server.send_signal(number)
         output, errors = server.communicate(timeout=PATIENCE)
     assert (server.returncode, output, errors) == (0, "returned\n", "")
 

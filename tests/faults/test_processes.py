@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -479,3 +480,98 @@ print(RPCClient("127.0.0.1", {port}, timeout=20).call("add", 3, 4))
     assert lines[0].startswith("failed True cannot connect to 127.0.0.1")
     assert lines[1:] == ["3", "7"]
     assert code == 0
+
+
+# --- what a child has of its parent ---------------------------------------------------------------
+
+
+def test_a_notification_of_a_child_that_ends_at_once_arrives(start: Start, tmp_path: Path) -> None:
+    """Each child makes a client, notifies, and ends without running exit handlers."""
+    text = (
+        SERVE
+        + """
+import warnings
+warnings.simplefilter("ignore")
+heard = []
+
+def hear(number):
+    heard.append(number)
+    if len(heard) == 40:
+        entered.release()
+
+ready.clear()
+threading.Thread(
+    target=start_rpc_server, args=(0, {"hear": hear}), kwargs={"on_ready": on_ready}, daemon=True
+).start()
+ready.wait()
+for number in range(40):
+    if not os.fork():
+        RPCClient("127.0.0.1", address[0]).notify("hear", number)
+        os._exit(0)
+    os.wait()
+print(entered.acquire(timeout=10), sorted(heard) == list(range(40)))
+"""
+    )
+    assert start(script(tmp_path, text)).end() == (0, "True True\n")
+
+
+@pytest.mark.parametrize("asks", ["result(5)", "exception(5)", "result()"])
+def test_a_future_of_the_parent_does_not_wait_in_a_child(
+    start: Start, tmp_path: Path, asks: str
+) -> None:
+    text = (
+        SERVE
+        + f"""
+import warnings
+warnings.simplefilter("ignore")
+client = RPCClient("127.0.0.1", serve())
+future = client.submit("hold")
+done = client.submit("add", 1, 2)
+done.result()
+child = os.fork()
+if not child:
+    try:
+        future.{asks}
+    except ForkedError:
+        print("told", done.result(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(future.done())
+"""
+    )
+    assert start(script(tmp_path, text)).end() == (0, "told 3\nFalse\n")
+
+
+def test_a_helper_that_a_server_has_forked_does_not_keep_its_port(
+    start: Start, tmp_path: Path
+) -> None:
+    text = (
+        SERVE
+        + """
+import signal, warnings
+warnings.simplefilter("ignore")
+port = serve()
+client = RPCClient("127.0.0.1", port)
+client.call("add", 1, 2)
+helper = os.fork()
+if not helper:
+    signal.pause()
+print(port, helper, flush=True)
+threading.Event().wait()
+"""
+    )
+    server = start(script(tmp_path, text))
+    found = server.line_with(r"(\d+) (\d+)")
+    port, helper = int(found[1]), int(found[2])
+    try:
+        peer = join(port)
+        server.send(signal.SIGKILL)
+        server.process.wait(PATIENCE)
+        # Its connections end with it, and its port is free.
+        assert peer.line() == b""
+        peer.close()
+        with socket.create_server((HOST, port)):
+            pass
+    finally:
+        os.kill(helper, signal.SIGKILL)
+    server.end()
