@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
+from kn_sock.errors import ErrorCode
+
 if TYPE_CHECKING:
-    from kn_sock.errors import ConnectionLost
+    from kn_sock.errors import ConnectionLost, RPCError
 
 
 class BatchCalls(Protocol):
@@ -19,23 +21,34 @@ class BatchCalls(Protocol):
 class RetryQueue(Protocol):
     """What outlives a connection, and may send over the next one what this one leaves open."""
 
+    def move(self, call: ClientCall) -> bool:
+        """Send a call to another server, as this one refuses it and has run nothing of it."""
+
     def take_over(self, left: list[UnfinishedWrite], loss: ConnectionLost) -> None:
         """Mark the writes that it takes over; the others fail."""
 
 
 class Resend:
-    """What it takes to send a line once more, for calls that may be run twice.
+    """What it takes to send a line once more: to run a call twice, or at another server.
 
     Attributes:
         line: the line.
+        may_run_twice: whether it is sent again although it may have been run.
         loss: how the connection was lost that it was written to, once it was.
+        refusals: how many servers have refused it, and run nothing.
+        deadline: when its time is up, in the clock's seconds; ``None`` for no limit.
+        sent_over: the connection that it was sent over last.
     """
 
-    __slots__ = ("line", "loss")
+    __slots__ = ("deadline", "line", "loss", "may_run_twice", "refusals", "sent_over")
 
-    def __init__(self, line: bytes) -> None:
+    def __init__(self, line: bytes, *, may_run_twice: bool = True) -> None:
         self.line = line
+        self.may_run_twice = may_run_twice
         self.loss: ConnectionLost | None = None
+        self.refusals = 0
+        self.deadline: float | None = None
+        self.sent_over: object = None
 
 
 class ClientCall(Struct, eq=False):
@@ -69,6 +82,13 @@ class ClientCall(Struct, eq=False):
     def fail(self, error: BaseException) -> None:
         """Set the error. Reactor: its thread."""
         raise NotImplementedError
+
+    def answered_with(self, error: RPCError) -> None:
+        """End with the error that the peer answered, or go to another server if there is one."""
+        is_movable = self.keeper is not None and self.again is not None and self.unit is None
+        if error.code == ErrorCode.SERVER_BUSY and is_movable and self.keeper.move(self):  # type: ignore[union-attr]  # not None
+            return
+        self.fail(error)
 
 
 class UnfinishedWrite:

@@ -14,12 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from kn_sock._calling.call import Resend
 from kn_sock._exceptions import another
 from kn_sock.errors import CallTimeout, ConnectionLost
 from kn_sock.options import MAX_PENDING
 
 if TYPE_CHECKING:
-    from kn_sock._calling.call import ClientCall, Resend, UnfinishedWrite
+    from kn_sock._calling.call import ClientCall, UnfinishedWrite
     from kn_sock._wire.requests import RequestEncoder
     from kn_sock.protocol import RPCProtocol
 
@@ -62,6 +63,7 @@ class RequestQueue:
         writer: writes the requests, whichever connection they go out by.
         clock: the reactor.
         queues: whether anything may wait; what is made without a connection fails at once if not.
+        servers: how many endpoints there are.
         need_connection: called when something begins to wait.
         close: ends all connections, and the making of them.
     """
@@ -72,12 +74,16 @@ class RequestQueue:
         clock: IReactorTime,
         *,
         queues: bool,
+        servers: int = 1,
         need_connection: Callable[[], object],
         close: Callable[[], Deferred[None]],
     ) -> None:
         self.writer = writer
         self._clock = clock
         self._queues = queues
+        self._servers = servers
+        #: Why the last attempt to connect failed, if one has since there was a connection.
+        self.last_problem: BaseException | None = None
         self._need_connection = need_connection
         self._close = close
         self._protocol: RPCProtocol | None = None
@@ -93,6 +99,7 @@ class RequestQueue:
     def opened(self, protocol: RPCProtocol) -> None:
         """Use a new connection, and send over it what waits, in order."""
         self._protocol = protocol
+        self.last_problem = None
         now = self._clock.seconds()
         # Calls made meanwhile wait behind these.
         while self._waiting and protocol.is_open:
@@ -128,7 +135,8 @@ class RequestQueue:
             again = each.calls[0].again
             if not each.is_whole:
                 continue
-            if line is None and again is not None and again.loss is None:
+            may_run_twice = again is not None and again.may_run_twice
+            if line is None and again is not None and may_run_twice and again.loss is None:
                 line = again.line
                 again.loss = loss
             if line is not None:
@@ -139,6 +147,29 @@ class RequestQueue:
                 self._start_timer(one)
             self._waiting.extendleft(reversed(taken))
             self._need_connection()
+
+    def move(self, call: ClientCall) -> bool:
+        """Send a call to another server: the present one refuses it, and has run nothing of it.
+
+        Returns:
+            Whether there is another that has not refused it.
+        """
+        again = call.again
+        if again is None or self._ended is not None or again.refusals >= self._servers - 1:
+            return False
+        again.refusals += 1
+        protocol = self._protocol
+        if protocol is not None and again.sent_over is protocol:
+            self._protocol = None
+            if not protocol.awaits_replies:
+                # Otherwise the server closes it, when it has answered what is in flight.
+                protocol.close()
+        waiting = self._waiting_for([call], again.line, again.deadline)
+        if self._protocol is not None and self._protocol.is_open and not self._waiting:
+            waiting.send(self._protocol)
+        else:
+            self._wait(waiting)
+        return True
 
     def fail_waiting(self, error: BaseException) -> None:
         """Fail all that waits: no connection will come."""
@@ -166,9 +197,16 @@ class RequestQueue:
 
     def start(self, calls: list[ClientCall], line: bytes) -> None:
         """Send a line, now or once there is a connection, and wait for the replies to its calls."""
-        calls[0].keeper = self
+        first = calls[0]
+        first.keeper = self
+        if self._servers > 1 and first.unit is None:
+            if first.again is None:
+                first.again = Resend(line, may_run_twice=False)
+            first.again.deadline = self._deadline_in(first.timeout)
         protocol = self._protocol
         if protocol is not None and protocol.is_open and not self._waiting:
+            if first.again is not None:
+                first.again.sent_over = protocol
             protocol.calls().start(calls, line)
             return
         self._wait(self._waiting_for(calls, line, self._deadline_in(calls[0].timeout)))
@@ -228,6 +266,9 @@ class RequestQueue:
                 call.fail(another(error))
 
         def send(protocol: RPCProtocol) -> None:
+            again = calls[0].again
+            if again is not None:
+                again.sent_over = protocol
             protocol.calls().start(calls, line)
 
         return _Waiting(calls, send, fail, calls[0].timeout, deadline)
@@ -256,6 +297,8 @@ class RequestQueue:
         self._waiting.remove(one)
         loss = one.earlier_loss
         text = f"no connection within {one.timeout:g} s"
+        if self.last_problem is not None:
+            text = f"{text}; the last attempt: {self.last_problem}"
         if loss is not None:
             text = f"{loss}; it was not sent again: {text}"
         one.fail(CallTimeout(text, maybe_executed=loss is not None))

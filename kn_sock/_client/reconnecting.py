@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from kn_sock._client.failover import Connector, OnConnected
 from kn_sock._client.queue import RequestQueue
 from kn_sock._client.reconnector import Reconnector
+from kn_sock.errors import LoginFailed
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike
@@ -84,19 +85,23 @@ class ReconnectingClient:
             is_wanted=owner.is_wanted,
             up=owner.connected,
             gave_up=owner.gave_up,
-            refused=self._refused,
+            failed=self._failed,
         )
         #: Sends calls over the present connection, or queues them.
         self.queue = RequestQueue(
             factory.settings.writer,
             reactor,
             queues=queues,
+            servers=len(endpoints),
             need_connection=owner.need_connection,
             close=self._close,
         )
 
-    def _refused(self, error: BaseException) -> None:
-        self.queue.fail_waiting(error)
+    def _failed(self, error: BaseException) -> None:
+        self.queue.last_problem = error
+        if isinstance(error, LoginFailed):
+            # It may be refused again, and again.
+            self.queue.fail_waiting(error)
 
     def _close(self) -> Deferred[None]:
         self._owner.closed()

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from kn_sock._declarations import check_seconds
 from kn_sock._observe.peer_log import PeerLog
-from kn_sock.errors import LoginFailed
 
 if TYPE_CHECKING:
     from kn_sock.protocol import RPCProtocol
@@ -39,7 +38,7 @@ class Reconnector:
         is_wanted: whether to try again after an attempt that failed.
         up: called with each new connection.
         gave_up: called with the error of the last attempt.
-        refused: called with each refused login, which may be refused again.
+        failed: called with the error of each attempt.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Reconnector:
         is_wanted: Callable[[], bool],
         up: Callable[[RPCProtocol], object],
         gave_up: Callable[[BaseException], object],
-        refused: Callable[[BaseException], object],
+        failed: Callable[[BaseException], object],
     ) -> None:
         if policy is not None and not callable(policy):
             raise TypeError(f"retry_policy must be a function, not {policy!r}")
@@ -62,7 +61,7 @@ class Reconnector:
         self._is_wanted = is_wanted
         self._up = up
         self._gave_up = gave_up
-        self._refused = refused
+        self._report = failed
         self._failures = 0
         self._timer: IDelayedCall | None = None
         self._dialling: Deferred[RPCProtocol] | None = None
@@ -121,8 +120,7 @@ class Reconnector:
         if self._dialling is not dialling or failure.check(CancelledError):
             return
         self._dialling = None
-        if isinstance(failure.value, LoginFailed):
-            self._refused(failure.value)
+        self._report(failure.value)  # type: ignore[arg-type]  # it is an exception
         if not self._is_wanted():
             self._gave_up(failure.value)  # type: ignore[arg-type]  # it is an exception
             return

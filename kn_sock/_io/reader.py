@@ -300,7 +300,7 @@ class Reader:
             event.weight = weight if weight >= HEAVY_BYTES else 0
             self._dispatcher.receive(event)
         elif isinstance(event, Failed):
-            event.pending.fail(event.error)
+            event.pending.answered_with(event.error)
         elif isinstance(event, Refusal):
             self._dispatcher.receive_refusal(event)
         elif isinstance(event, Cancel):
@@ -345,7 +345,7 @@ class Reader:
                 if isinstance(one, Answered):
                     one.pending.succeed(one.result)
                 elif isinstance(one, Failed):
-                    one.pending.fail(one.error)
+                    one.pending.answered_with(one.error)
 
     def detach(self) -> None:
         """Forget the connection, which has ended."""
