@@ -1,7 +1,7 @@
 """What takes longer than a test may: ``python -m tests.faults.soak``, about two minutes.
 
-Every load of `tests.faults.growth` in full, and `tests.faults.fuzz` by chance and, where atheris
-is installed, guided by coverage; side by side, each in a process of its own.
+Every load of `tests.faults.growth` in full, `tests.faults.mixed`, and `tests.faults.fuzz` by chance
+and, where atheris is installed, guided by coverage; side by side, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def main() -> int:
     given = parser.parse_args()
     bounds = ["--seconds", str(given.seconds), "--lines", str(given.lines)]
     bounds += ["--seed", str(given.seed)]
-    commands = [["tests.faults.growth"], ["tests.faults.fuzz", *bounds]]
+    mixed = ["tests.faults.mixed", "--seconds", str(given.seconds), "--seed", str(given.seed)]
+    commands = [["tests.faults.growth"], mixed, ["tests.faults.fuzz", *bounds]]
     if importlib.util.find_spec("atheris") is not None:
         commands.append(["tests.faults.fuzz_guided", *bounds])
     else:
