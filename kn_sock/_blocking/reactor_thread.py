@@ -301,7 +301,11 @@ class ReactorThread:
         The port of a parent that is killed would stay in use, and its connections open, for as long
         as the child lives.
         """
-        for one in {*self.reactor.getReaders(), *self.reactor.getWriters()}:
+        reactor = self.reactor
+        # Not getReaders(): its thread may have been in the midst of changing them.
+        known = getattr(reactor, "_selectables", None)
+        known = {*reactor._reads, *reactor._writes} if known is None else [*known.values()]
+        for one in known:
             inherited = getattr(one, "socket", None)
             if isinstance(inherited, socket.socket):
                 with contextlib.suppress(OSError):
@@ -380,11 +384,11 @@ def reactor_thread() -> ReactorThread:
 def _after_fork_in_child() -> None:
     global _running, _lock
     _lock = threading.RLock()
-    if _running is not None:
-        _running.is_forked = True
-        _running.drop_sockets()
-        _left_over.append(_running)
-        _running = None
+    forked, _running = _running, None
+    if forked is not None:
+        forked.is_forked = True
+        _left_over.append(forked)
+        forked.drop_sockets()
 
 
 @atexit.register

@@ -9,6 +9,7 @@ from twisted.internet import endpoints, posixbase
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.testing import MemoryReactorClock
 
+from kn_sock._blocking.reactor_thread import new_reactor
 from kn_sock._io.transport import place_of
 
 REACTOR: Any = MemoryReactorClock()
@@ -50,3 +51,13 @@ def test_a_server_endpoint_with_tls_knows_its_context() -> None:
 
 def test_a_reactor_can_be_kept_from_claiming_the_io_thread() -> None:
     assert hasattr(posixbase.PosixReactorBase, "_registerAsIOThread")
+
+
+def test_the_background_reactor_knows_what_it_reads_and_writes() -> None:
+    reactor = new_reactor()
+    try:
+        known = getattr(reactor, "_selectables", None)
+        assert isinstance(known, dict) or isinstance(reactor._reads, set)
+    finally:
+        for waker in reactor._internalReaders:
+            waker.connectionLost(None)
