@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IAddress, IReactorFromThreads
 from twisted.internet.protocol import Factory
 from typing_extensions import override
@@ -15,8 +15,9 @@ from kn_sock._calling.context import ConnectionContext
 from kn_sock._calling.options import DEFAULT_TIMEOUT, CallOptions
 from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint
 from kn_sock._client.failover import Connector, OnConnected
-from kn_sock._client.reconnecting import ReconnectingClient
+from kn_sock._client.reconnecting import OnLost, ReconnectingClient
 from kn_sock._declarations import check_flag
+from kn_sock._exceptions import another
 from kn_sock._intercept.batch import intercepting
 from kn_sock._io.outbox import WriteCoalescer
 from kn_sock._observe.setup import reports_for, stats_methods
@@ -27,6 +28,7 @@ from kn_sock._wire.dialects import DialectName, dialect_named
 from kn_sock._wire.events import Role
 from kn_sock._wire.requests import RequestEncoder
 from kn_sock.connection import DeferredVerbs, RPCConnection
+from kn_sock.errors import ConnectionLost
 from kn_sock.methods.discovery import standard_methods
 from kn_sock.methods.table import Functions, MethodTable
 from kn_sock.options import CLIENT_ALIASES, ServerOptions, options_from, without_aliases
@@ -226,6 +228,7 @@ class RPCClientService(Service, DeferredVerbs):
             time limit, at most 1,000 of them. Otherwise they fail at once with `ConnectionLost`.
         credentials: as for `connect`, for each connection. If the login is refused, waiting calls
             fail with `LoginFailed`, and the service tries again.
+        on_lost: called with the `ConnectionLost` of each connection that was lost.
         options: as for `connect`.
 
     Calls are made as over `RPCConnection`. If the connection is lost, a call that was not written
@@ -245,6 +248,7 @@ class RPCClientService(Service, DeferredVerbs):
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = True,
         credentials: CredentialsLike | None = None,
+        on_lost: OnLost | None = None,
         **options: Any,
     ) -> None:
         if reactor is None:
@@ -263,8 +267,34 @@ class RPCClientService(Service, DeferredVerbs):
             credentials=credentials,
             retry_policy=retry_policy,
             queues=queue_while_disconnected,
+            on_lost=on_lost,
         )
+        self._waiters: list[Deferred[None]] = []
         self._channel: RequestQueue = self._client.queue
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._channel.is_connected
+
+    def when_connected(self) -> Deferred[None]:
+        """Return a Deferred that fires when there is a connection.
+
+        It fails with `ConnectionLost` when the service stops before that.
+        """
+        if self.is_connected:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred(lambda waiter: self._waiters.remove(waiter))
+        self._waiters.append(waiter)
+        return waiter
+
+    def _settle_waiters(self, error: ConnectionLost | None = None) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if error is None:
+                waiter.callback(None)
+            else:
+                waiter.errback(another(error))
 
     def _need_connection(self) -> None:
         # The connection may still be there, and its peer have sent EOF.
@@ -276,7 +306,9 @@ class RPCClientService(Service, DeferredVerbs):
         super().stopService()
 
     def _lost(self, protocol: RPCProtocol) -> None:
-        if self._channel.ended(protocol) and self.running:
+        if not self.running:
+            self._channel.ended(protocol)
+        elif self._client.lost(protocol):
             self._client.reconnector.begin_later()
 
     @override
@@ -290,6 +322,7 @@ class RPCClientService(Service, DeferredVerbs):
     @override
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self._settle_waiters(ConnectionLost("the service was stopped", maybe_executed=False))
         return self._channel.close()
 
     def close(self) -> Deferred[None]:
@@ -310,6 +343,7 @@ class _ServiceOwner:
     def connected(self, protocol: RPCProtocol) -> None:
         """Send what waits over a new connection."""
         self._service._channel.opened(protocol)
+        self._service._settle_waiters()
 
     def gave_up(self, error: BaseException) -> None:
         """Do nothing: a running service tries again."""

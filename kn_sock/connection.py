@@ -57,6 +57,9 @@ class Channel(Protocol):
     def close(self) -> Deferred[None]:
         """Close the connection."""
 
+    def when_closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection has ended."""
+
 
 class DeferredVerbs:
     """The verbs, over any channel; every one of them gives a Deferred."""
@@ -185,6 +188,10 @@ class RPCConnection(DeferredVerbs):
             A Deferred that fires when the connection is closed.
         """
         return self._channel.close()
+
+    def when_closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection has ended, whoever ended it."""
+        return self._channel.when_closed()
 
 
 class DeferredCallCancelled(CallCancelled, CancelledError):

@@ -15,11 +15,10 @@ from twisted.python.failure import Failure
 
 from kn_sock._blocking.future import CallFuture
 from kn_sock._calling.call import ClientCall, Resend
-from kn_sock._client.reconnecting import ReconnectingClient
+from kn_sock._client.reconnecting import OnLost, ReconnectingClient
 from kn_sock._declarations import check_flag
 from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
-from kn_sock.errors import ConnectionLost
 
 if TYPE_CHECKING:
     from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
@@ -115,16 +114,13 @@ class BlockingConnection:
         on_connected: OnConnected | None = None,
         queue_while_disconnected: bool = False,
         stay_connected: bool = False,
-        on_lost: Callable[[ConnectionLost], object] | None = None,
+        on_lost: OnLost | None = None,
         credentials: CredentialsLike | None = None,
         **options: Any,
     ) -> None:
         check_flag("queue_while_disconnected", queue_while_disconnected)
         check_flag("stay_connected", stay_connected)
-        if on_lost is not None and not callable(on_lost):
-            raise TypeError(f"on_lost must be a function, not {on_lost!r}")
         self._stays = stay_connected
-        self._on_lost = on_lost
         self.thread = thread
         self.queues = queue_while_disconnected
         reactor = thread.reactor
@@ -139,6 +135,7 @@ class BlockingConnection:
             connect_timeout=connect_timeout,
             on_connected=on_connected,
             credentials=credentials,
+            on_lost=on_lost,
         )
         self.channel = self._client.queue
         self.call_options: CallOptions = self._factory.settings.call_options
@@ -188,19 +185,10 @@ class BlockingConnection:
         self.channel.close()
 
     def _ended(self, protocol: RPCProtocol) -> None:
-        was_current = self.channel.ended(protocol)
+        was_current = not self.is_closed and self._client.lost(protocol)
+        self.channel.ended(protocol)
         self.closed()
-        if not was_current or self.is_closed:
-            return
-        if self._on_lost is not None:
-            reason, cause = protocol.loss or ("", None)
-            lost = ConnectionLost(f"the connection to {protocol.peer_text} is lost: {reason}")
-            lost.__cause__ = cause
-            try:
-                self._on_lost(lost)
-            except Exception:
-                log.failure("on_lost failed")
-        if self._stays:
+        if was_current and self._stays:
             self.thread.closables.add(self.channel)
             self._client.reconnector.begin_later()
 

@@ -67,6 +67,9 @@ class Connection(Protocol):
     def calls(self) -> PendingCalls:
         """Return these."""
 
+    def when_closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection has ended."""
+
     def close(self) -> Deferred[None]:
         """Close the connection."""
 
@@ -118,6 +121,10 @@ class PendingCalls:
     def is_open(self) -> bool:
         """Whether calls can be made."""
         return self._connection is not None and self._connection.is_open
+
+    def when_closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the connection has ended."""
+        return succeed(None) if self._connection is None else self._connection.when_closed()
 
     def has(self, kind: type[ClientCall]) -> bool:
         """Whether a call of this class is in flight."""

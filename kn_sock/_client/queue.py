@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -252,6 +252,10 @@ class RequestQueue:
         """Close for good: what waits fails, and what is in flight too."""
         self.end("this side closed it")
         return self._close()
+
+    def when_closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the present connection has ended."""
+        return succeed(None) if self._protocol is None else self._protocol.when_closed()
 
     # --- waiting ----------------------------------------------------------------------------------
 

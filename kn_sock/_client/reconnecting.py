@@ -6,20 +6,26 @@ Used by the service, and by the blocking client on the background reactor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
 
 from kn_sock._client.failover import Connector, OnConnected
 from kn_sock._client.queue import RequestQueue
 from kn_sock._client.reconnector import Reconnector
-from kn_sock.errors import LoginFailed
+from kn_sock.errors import ConnectionLost, LoginFailed
 
 if TYPE_CHECKING:
     from kn_sock._client.credentials import CredentialsLike
     from kn_sock.client import ClientFactory
     from kn_sock.protocol import RPCProtocol
+
+log = Logger()
+
+#: Called with the loss of each connection.
+OnLost: TypeAlias = Callable[[ConnectionLost], object]
 
 
 class Owner(Protocol):
@@ -70,7 +76,11 @@ class ReconnectingClient:
         credentials: CredentialsLike | None,
         retry_policy: Callable[[int], float] | None = None,
         queues: bool = True,
+        on_lost: OnLost | None = None,
     ) -> None:
+        if on_lost is not None and not callable(on_lost):
+            raise TypeError(f"on_lost must be a function, not {on_lost!r}")
+        self._on_lost = on_lost
         self._owner = owner
         self._factory = factory
         #: Makes one attempt.
@@ -96,6 +106,19 @@ class ReconnectingClient:
             need_connection=owner.need_connection,
             close=self._close,
         )
+
+    def lost(self, protocol: RPCProtocol) -> bool:
+        """Discard a connection that has ended, and report it; ``False`` if it is not in use."""
+        was_current = self.queue.ended(protocol)
+        if was_current and self._on_lost is not None:
+            reason, cause = protocol.loss or ("", None)
+            error = ConnectionLost(f"the connection to {protocol.peer_text} is lost: {reason}")
+            error.__cause__ = cause
+            try:
+                self._on_lost(error)
+            except Exception:
+                log.failure("on_lost failed")
+        return was_current
 
     def _failed(self, error: BaseException) -> None:
         self.queue.last_problem = error
