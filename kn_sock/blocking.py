@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from typing_extensions import Self
 
 from kn_sock._blocking.link import BlockingCall, BlockingConnection, ConnectionRef, FutureCall
-from kn_sock._blocking.reactor_thread import Outcome, reactor_thread
+from kn_sock._blocking.outcome import Outcome
+from kn_sock._blocking.reactor_thread import reactor_thread
 from kn_sock._blocking.server import BlockingServer, sigterm_as_ctrl_c
 from kn_sock._calling.options import DEFAULT_TIMEOUT, Batch, BatchEntry, Remote, check_method
 from kn_sock._client.endpoints import EndpointLike, endpoints_for, host_endpoint

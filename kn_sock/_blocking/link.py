@@ -21,7 +21,8 @@ from kn_sock.client import DEFAULT_CONNECT_TIMEOUT, ClientFactory
 from kn_sock.connection import RPCConnection
 
 if TYPE_CHECKING:
-    from kn_sock._blocking.reactor_thread import Outcome, ReactorThread
+    from kn_sock._blocking.outcome import Outcome
+    from kn_sock._blocking.reactor_thread import ReactorThread
     from kn_sock._calling.options import CallOptions
     from kn_sock._client.credentials import CredentialsLike
     from kn_sock._client.failover import OnConnected

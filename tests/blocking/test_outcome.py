@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kn_sock._blocking.reactor_thread import Outcome
+from kn_sock._blocking.outcome import Outcome
 
 
 class FakeReactorThread:
