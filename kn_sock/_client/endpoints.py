@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 from twisted.internet import error as twisted_error
 from twisted.internet.abstract import isIPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
 from twisted.internet.interfaces import (
     IAddress,
@@ -20,6 +22,7 @@ from twisted.internet.interfaces import (
     IResolutionReceiver,
     IStreamClientEndpoint,
 )
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -169,10 +172,47 @@ class NameEndpoint:
             self.is_resolving = False
             race.begin(found, self._host, self._port)
 
-        receiver = _Addresses(resolved)
+        def failed(failure: Failure) -> None:
+            self.is_resolving = False
+            race.fail(_unresolved(self._host, failure.value))
+
         resolver = cast(IReactorPluggableNameResolver, self._reactor).nameResolver
-        resolver.resolveHostName(receiver, self._host, self._port)
+        if type(resolver).__module__ == _RESOLVER:
+            looking = maybeDeferred(self._look_up)
+            looking.addCallback(resolved).addErrback(failed)
+        else:
+            resolver.resolveHostName(_Addresses(resolved), self._host, self._port)
         return race.winner
+
+    def _look_up(self) -> Deferred[list[IAddress]]:
+        """Do what Twisted's own resolver does, which never tells of a thread that cannot start."""
+        pool = self._reactor.getThreadPool()
+        looking = deferToThreadPool(
+            self._reactor, pool, socket.getaddrinfo, self._host, self._port, 0, socket.SOCK_STREAM
+        )
+        return looking.addCallback(_addresses)
+
+
+# Where Twisted's own resolver is.
+_RESOLVER = "twisted.internet._resolver"
+
+_ADDRESSES: dict[int, Any] = {socket.AF_INET: IPv4Address, socket.AF_INET6: IPv6Address}
+
+
+def _addresses(found: list[Any]) -> list[IAddress]:
+    """Return what ``getaddrinfo`` has found, as addresses of Twisted's."""
+    return [
+        _ADDRESSES[family]("TCP", *address[:2])
+        for family, _, _, _, address in found
+        if family in _ADDRESSES
+    ]
+
+
+def _unresolved(host: str, problem: BaseException | None) -> Exception:
+    """Return the error for a name that could not be looked up."""
+    if isinstance(problem, socket.gaierror):
+        return twisted_error.DNSLookupError(f"there is no host {host!r}")
+    return twisted_error.DNSLookupError(f"{host!r} could not be looked up: {problem}")
 
 
 @implementer(IResolutionReceiver)
@@ -217,8 +257,13 @@ class _Race:
         if self._to_try:
             self._try_next()
         else:
+            self.fail(twisted_error.DNSLookupError(f"there is no host {host!r}"))
+
+    def fail(self, error: Exception) -> None:
+        """Fail, as there is nothing to try."""
+        if not self._is_over:
             self._is_over = True
-            self.winner.errback(twisted_error.DNSLookupError(f"there is no host {host!r}"))
+            self.winner.errback(error)
 
     def _try_next(self) -> None:
         attempt: Deferred[Any] = self._to_try.pop(0).connect(self._factory)

@@ -114,12 +114,8 @@ def test_a_name_that_takes_too_long_is_not_said_to_give_no_answer(
             is_over.wait(30)
         return plain("localhost" if "example" in host else host, *arguments)
 
-    monkeypatch.setattr("twisted.internet._resolver.getaddrinfo", hangs, raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     thread = ReactorThread()
-    resolver = thread.reactor.nameResolver
-    inner = getattr(resolver, "_nameResolver", resolver)
-    inner._getaddrinfo = hangs
     try:
         monkeypatch.setattr("kn_sock.blocking.reactor_thread", lambda: thread)
         for _ in range(15):
@@ -158,3 +154,40 @@ def test_a_thread_that_cannot_start_leaves_nothing_open(monkeypatch: pytest.Monk
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 ReactorThread()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def own_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReactorThread]:
+    """A background reactor for one test."""
+    thread = ReactorThread()
+    monkeypatch.setattr("kn_sock.blocking.reactor_thread", lambda: thread)
+    yield thread
+    thread.stop()
+
+
+def test_a_lookup_that_raises_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, own_thread: ReactorThread
+) -> None:
+    def raises(*_: Any) -> None:
+        raise RuntimeError("the resolver is broken")
+
+    monkeypatch.setattr(socket, "getaddrinfo", raises)
+    with pytest.raises(ConnectFailed, match="could not be looked up: the resolver is broken"):
+        RPCClient("somewhere.example", 1, connect_timeout=None)
+
+
+def test_a_lookup_without_a_thread_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, own_thread: ReactorThread, logged_errors: Any
+) -> None:
+    def fails(_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        with pytest.raises(ConnectFailed, match=r"could not be looked up: can't start new thread"):
+            RPCClient("somewhere.example", 1, connect_timeout=None)
+    with pytest.raises(ConnectFailed, match=r"there is no host 'somewhere\.invalid'"):
+        RPCClient("somewhere.invalid", 1, connect_timeout=20)
+    # Twisted's pool joins the thread that did not start, too.
+    own_thread.stop()
+    logged_errors.claim()
