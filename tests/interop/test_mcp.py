@@ -141,7 +141,8 @@ def test_its_client_calls_tools(start: Start, serve: Serve, tools: Tools) -> Non
     )
     assert text_of(added) == "3"
     assert refused == {"code": 7, "message": "not today", "data": {"try": "tomorrow"}}
-    assert raised == {"code": -32000, "message": "'nope'", "data": {"type": "KeyError"}}
+    data = {"type": "KeyError", "args": ["nope"]}
+    assert raised == {"code": -32000, "message": "'nope'", "data": data}
     assert text_of(after) == "æ数"
 
 

@@ -471,7 +471,7 @@ scripts = st.builds(
 
 
 @given(scripts)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_random_sessions(script: Script) -> None:
     assert differences(script) == []
 
