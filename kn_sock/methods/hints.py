@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
@@ -57,7 +58,7 @@ WRAPPERS: Final = frozenset(
 def hints_of(kind: type[Any], args: tuple[Any, ...]) -> dict[str, Any]:
     """Return the annotations of a class, with its type parameters replaced."""
     try:
-        hints = typing_extensions.get_type_hints(kind, include_extras=True)
+        hints = _evaluated(kind)
     except Exception as problem:
         raise UncheckableError(
             f"{problem} in {kind.__name__}; import or define it at the top of its module, outside "
@@ -68,6 +69,25 @@ def hints_of(kind: type[Any], args: tuple[Any, ...]) -> dict[str, Any]:
         return hints
     values = dict(zip(parameters, args, strict=False))
     return {name: _substituted(one, values) for name, one in hints.items()}
+
+
+def _evaluated(kind: type[Any]) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        return typing_extensions.get_type_hints(kind, include_extras=True)
+    # Python 3.10 takes no InitVar where the annotations of a module are texts.
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        annotations = dict(vars(base).get("__annotations__", {}))
+        for name, text in list(annotations.items()):
+            if isinstance(text, str) and "InitVar[" in text:
+                names = vars(sys.modules[base.__module__])
+                # The class's own module wrote it.
+                found[name] = eval(text, names, dict(vars(base)))  # noqa: S307
+                del annotations[name]
+        bare = {"__annotations__": annotations, "__module__": base.__module__}
+        rest = type(base.__name__, (), bare)
+        found.update(typing_extensions.get_type_hints(rest, include_extras=True))
+    return found
 
 
 def _substituted(annotation: Any, values: Mapping[Any, Any]) -> Any:
