@@ -25,7 +25,7 @@ _EVENT_SECONDS: Final = 0.1
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does, in the main thread, unless the program handles it."""
+    """Treat SIGTERM as Ctrl-C, in the main thread, unless the program handles it."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

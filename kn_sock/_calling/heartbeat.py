@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from typing_extensions import override
 
 from kn_sock._calling.call import ClientCall
+from kn_sock._io.watchdogs import Watchdog
 from kn_sock.errors import CallTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from twisted.internet.interfaces import IDelayedCall
 
     from kn_sock._calling.pending import PendingCalls
 
@@ -54,7 +53,7 @@ class _Ping(ClientCall, kw_only=True):
 
 
 def ask(connection: Connection, seconds: float) -> None:
-    """Ask a peer whether it is there; disconnect it if it says nothing in that time.
+    """Send a ping; disconnect a peer that says nothing in that time.
 
     A peer that answers in order, as kn-sock 0.3 does, may have a call to end first: it is not
     asked. Nor is one that is being asked.
@@ -77,14 +76,14 @@ def ask(connection: Connection, seconds: float) -> None:
 
 
 def suspect(connection: Connection, timed_out: ClientCall) -> None:
-    """Ask a peer that has said nothing since a call was written, whose time is up."""
+    """Send a ping, if nothing was heard since a call was written whose time is up."""
     waited = timed_out.timeout or 0.0
     silence = connection.reactor.seconds() - connection.read_at
     if type(timed_out) is not _Ping and silence >= waited:
         ask(connection, max(_LEAST_SECONDS, waited))
 
 
-class Heartbeat:
+class Heartbeat(Watchdog):
     """Asks a peer that was silent for some time whether it is there.
 
     Args:
@@ -93,21 +92,22 @@ class Heartbeat:
     """
 
     def __init__(self, connection: Connection, interval: float) -> None:
+        super().__init__(connection.reactor)
         self._connection = connection
         self._interval = interval
-        self._timer: IDelayedCall | None = connection.reactor.callLater(interval, self._check)
+        self._timer = self._clock.callLater(interval, self._check)
 
+    @override
     def end(self) -> None:
-        """Ask no more. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Stop to watch, and forget the connection, which refers to this. Idempotent."""
+        super().end()
+        vars(self).pop("_connection", None)
 
     def _check(self) -> None:
+        self._timer = None
         connection = self._connection
         left = connection.read_at + self._interval - connection.reactor.seconds()
         if left <= 0:
             left = self._interval
             ask(connection, self._interval)
-        # To ask may have ended it.
-        self._timer = connection.reactor.callLater(left, self._check)
+        self._timer = self._clock.callLater(left, self._check)

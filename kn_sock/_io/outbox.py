@@ -113,7 +113,7 @@ class Outbox:
     # --- while the peer does not read -------------------------------------------------------------
 
     def pause(self) -> None:
-        """Keep what comes until `resume`: the transport has enough to send."""
+        """Hold back what comes until `resume`: the transport has enough to send."""
         self.is_paused = True
 
     def resume(self) -> None:

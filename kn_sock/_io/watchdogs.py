@@ -7,7 +7,25 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
-class SendWatchdog:
+class Watchdog:
+    """Looks at something from time to time.
+
+    Args:
+        clock: the reactor.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._timer: IDelayedCall | None = None
+
+    def end(self) -> None:
+        """Stop to watch. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class SendWatchdog(Watchdog):
     """Disconnects a peer that accepts no data.
 
     Args:
@@ -24,24 +42,17 @@ class SendWatchdog:
         taken: Callable[[], int],
         give_up: Callable[[], object],
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._timeout = timeout
         self._taken = taken
         self._give_up = give_up
         self._taken_before = 0
-        self._timer: IDelayedCall | None = None
 
     def begin(self) -> None:
         """Start to watch. Idempotent."""
         if self._timer is None and self._timeout is not None:
             self._taken_before = self._taken()
             self._timer = self._clock.callLater(self._timeout, self._check)
-
-    def end(self) -> None:
-        """Stop to watch. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _check(self) -> None:
         self._timer = None
@@ -52,7 +63,7 @@ class SendWatchdog:
             self._give_up()
 
 
-class ResetWatchdog:
+class ResetWatchdog(Watchdog):
     """Notices a connection that is reset while nothing is read from it.
 
     Args:
@@ -71,22 +82,15 @@ class ResetWatchdog:
         is_reset: Callable[[], bool],
         give_up: Callable[[], object],
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._is_reading = is_reading
         self._is_reset = is_reset
         self._give_up = give_up
-        self._timer: IDelayedCall | None = None
 
     def begin(self) -> None:
         """Start to watch. Idempotent; it ends by itself."""
         if self._timer is None:
             self._timer = self._clock.callLater(self._SECONDS, self._check)
-
-    def end(self) -> None:
-        """Stop to watch. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _check(self) -> None:
         self._timer = None
@@ -98,7 +102,7 @@ class ResetWatchdog:
             self.begin()
 
 
-class IdleWatchdog:
+class IdleWatchdog(Watchdog):
     """Closes an idle connection.
 
     Args:
@@ -115,22 +119,16 @@ class IdleWatchdog:
         is_busy: Callable[[], bool],
         close: Callable[[], object],
     ) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._timeout = timeout
         self._is_busy = is_busy
         self._close = close
         self._heard = clock.seconds()
-        self._timer: IDelayedCall | None = clock.callLater(timeout, self._check)
+        self._timer = clock.callLater(timeout, self._check)
 
     def heard(self) -> None:
         """Restart: the peer sent something."""
         self._heard = self._clock.seconds()
-
-    def end(self) -> None:
-        """Stop to watch. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _check(self) -> None:
         self._timer = None
