@@ -166,6 +166,9 @@ class RequestQueue:
                 protocol.close()
         waiting = self._waiting_for([call], again.line, again.deadline)
         if self._protocol is not None and self._protocol.is_open and not self._waiting:
+            if again.deadline is not None:
+                # Its time runs from the beginning.
+                call.timeout = max(0.0, again.deadline - self._clock.seconds())
             waiting.send(self._protocol)
         else:
             self._wait(waiting)

@@ -123,7 +123,7 @@ class Admission:
             self._update_reading()
 
     def _pack(self, request: Request) -> None:
-        """Keep the arguments of a request that waits as bytes, if they are many."""
+        """Pack the arguments of a request that waits, if they are many."""
         if not request.weight or request.counted:
             return
         request.counted = request.weight

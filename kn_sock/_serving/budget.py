@@ -100,7 +100,7 @@ class Account:
             budget.changed(self, before)
 
     def close(self) -> None:
-        """Give everything back: the connection has ended."""
+        """Release everything: the connection has ended."""
         with self._budget.lock:
             self._is_closed = True
             before, self.total = self.total, 0

@@ -223,7 +223,7 @@ class Execution:
         return self.lane
 
     def open_lane(self) -> None:
-        """Let threads go on, if they have stopped for lack of room for results and there is some.
+        """Resume threads, if they have stopped for lack of room for results and there is some.
 
         Where everything in flight waits for a thread, one goes on in any case: the replies to
         batches take room until their last member has run.

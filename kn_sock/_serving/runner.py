@@ -107,7 +107,7 @@ class Runner:
                     raise RuntimeError(text) from problem
 
     def resume(self, lane: ConnectionQueue) -> None:
-        """Let threads go on with a lane that is blocked: with one job, if there is no room."""
+        """Resume a lane that is blocked: with one job, if there is no room."""
         lane.is_blocked = False
         if self.pool is not None:
             self.pool.resume(lane)

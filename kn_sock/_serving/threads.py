@@ -169,7 +169,7 @@ class CompletionNotifier:
         lane.added_for = delivery
 
     def go_on(self) -> None:
-        """Have what is there delivered, after others have had their turn. Any thread."""
+        """Schedule a delivery, after others have had their turn. Any thread."""
         coming = self._round
         if self._woken_for != coming:
             self._call_from_thread(self._collect)
